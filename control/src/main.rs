@@ -1,0 +1,3 @@
+//! The `gate64` binary.
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! The data plane of gate64: packets, translation, sessions, pool, workers and packet I/O.
+//!
+//! A packet's way: [`io`] receives a [`packet::Frame`], [`worker`] strips its link header and
+//! hands a burst to [`nat64`], which asks [`memory`] for the session and lets [`siit`] rewrite
+//! the headers; the worker obeys the [`verdict::Verdict`], writes the link header of the next
+//! hop found in [`route`] and sends. Nothing here is asynchronous, and nothing is shared
+//! between workers but frames in bounded rings.
+#![deny(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod packet;
+pub mod route;
+pub mod verdict;

@@ -1,0 +1,123 @@
+//! Frames and packets: who may touch which bytes.
+
+/// Where a packet lies in its chunk, in octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Window {
+    /// First octet.
+    pub start: u16,
+    /// Number of octets.
+    pub len: u16,
+}
+
+/// Owns one chunk of frame memory. Neither `Copy` nor `Clone`: holding it is the permission to
+/// touch its bytes, and losing it loses the chunk.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a frame that is dropped is lost to its frame memory: send or release it"]
+pub struct Frame {
+    chunk: u32,
+    /// Where the packet lies in the chunk.
+    pub window: Window,
+}
+
+impl Frame {
+    /// Made only by the frame memory that counts its chunks.
+    pub(crate) fn new(chunk: u32, window: Window) -> Frame {
+        Frame { chunk, window }
+    }
+
+    /// The number of the chunk.
+    #[inline]
+    pub fn chunk(&self) -> u32 {
+        self.chunk
+    }
+}
+
+/// Borrows a chunk's bytes and its window. Moving the start writes back to the window, so that
+/// a header can grow into the headroom without the payload moving.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    chunk: &'a mut [u8],
+    window: &'a mut Window,
+}
+
+impl<'a> Packet<'a> {
+    /// A packet over any array, for tests, benches and [`crate::io`]. `None` if the window does
+    /// not lie inside the chunk.
+    #[inline]
+    pub fn new(chunk: &'a mut [u8], window: &'a mut Window) -> Option<Packet<'a>> {
+        let end = usize::from(window.start) + usize::from(window.len);
+        (end <= chunk.len()).then_some(Packet { chunk, window })
+    }
+
+    /// The packet's octets.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.chunk[usize::from(self.window.start)..][..usize::from(self.window.len)]
+    }
+
+    /// The packet's octets, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.chunk[usize::from(self.window.start)..][..usize::from(self.window.len)]
+    }
+
+    /// Number of octets.
+    #[inline]
+    pub fn len(&self) -> usize {
+        usize::from(self.window.len)
+    }
+
+    /// Whether there are no octets.
+    pub fn is_empty(&self) -> bool {
+        self.window.len == 0
+    }
+
+    /// Octets free in front of the packet.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        usize::from(self.window.start)
+    }
+
+    /// Octets free behind the packet.
+    pub fn tailroom(&self) -> usize {
+        self.chunk.len() - self.headroom() - self.len()
+    }
+
+    /// Moves the start forward, dropping `count` octets in front (at most all of them).
+    #[inline]
+    pub fn trim_front(&mut self, count: u16) {
+        let count = count.min(self.window.len);
+        self.window.start += count;
+        self.window.len -= count;
+    }
+
+    /// Moves the start back by `count` octets, whose content is undefined. False, and nothing
+    /// done, if the headroom is too small.
+    #[inline]
+    #[must_use]
+    pub fn grow_front(&mut self, count: u16) -> bool {
+        if count > self.window.start {
+            return false;
+        }
+        self.window.start -= count;
+        self.window.len += count;
+        true
+    }
+
+    /// Cuts the packet to at most `len` octets from its start.
+    #[inline]
+    pub fn truncate(&mut self, len: u16) {
+        self.window.len = self.window.len.min(len);
+    }
+
+    /// Appends `count` octets, whose content is undefined. False, and nothing done, if the
+    /// tailroom is too small.
+    #[must_use]
+    pub fn grow_back(&mut self, count: u16) -> bool {
+        if usize::from(count) > self.tailroom() {
+            return false;
+        }
+        self.window.len += count;
+        true
+    }
+}
