@@ -46,7 +46,10 @@ impl std::ops::Add<Duration> for Instant {
     type Output = Instant;
 
     fn add(self, by: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(
+            self.0
+                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -72,12 +75,18 @@ pub struct MonotonicClock {
 impl MonotonicClock {
     /// Starts at zero now. Copies of one clock agree.
     pub fn start() -> MonotonicClock {
-        MonotonicClock { start: std::time::Instant::now(), wall_start: SystemTime::now() }
+        MonotonicClock {
+            start: std::time::Instant::now(),
+            wall_start: SystemTime::now(),
+        }
     }
 
     /// Seconds since the Unix epoch of an instant of this clock.
     pub fn unix_seconds(&self, at: Instant) -> f64 {
-        let start = self.wall_start.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let start = self
+            .wall_start
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         (start + Duration::from_nanos(at.as_nanos())).as_secs_f64()
     }
 }

@@ -189,7 +189,9 @@ impl Default for Nat64Config {
             filtering: Filtering::EndpointIndependent,
             hairpin: true,
             ipv6_mtu_lowest: 1280,
-            mtu_plateaus: vec![65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68],
+            mtu_plateaus: vec![
+                65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68,
+            ],
             mss_clamp: MssClamp::Auto,
             traffic_class: TrafficClass::Copy,
             udp_checksum_zero: UdpChecksumZero::Compute,

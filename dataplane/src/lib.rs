@@ -8,7 +8,9 @@
 #![deny(unsafe_code)]
 
 pub mod clock;
+pub mod command;
 pub mod config;
+pub mod counters;
 pub mod packet;
 pub mod route;
 pub mod verdict;

@@ -29,7 +29,10 @@ impl fmt::Display for Pref64Error {
         match self {
             Pref64Error::Syntax => f.write_str("not an IPv6 prefix (address/length)"),
             Pref64Error::Length(n) => {
-                write!(f, "prefix length /{n} is not one of /32 /40 /48 /56 /64 /96 (RFC 6052)")
+                write!(
+                    f,
+                    "prefix length /{n} is not one of /32 /40 /48 /56 /64 /96 (RFC 6052)"
+                )
             }
             Pref64Error::HostBits => f.write_str("bits are set behind the prefix length"),
             Pref64Error::Octet8 => f.write_str("bits 64 to 71 of a /96 must be zero (RFC 6052)"),
@@ -41,8 +44,10 @@ impl std::error::Error for Pref64Error {}
 
 impl Pref64 {
     /// The well-known prefix 64:ff9b::/96 (RFC 6052 section 2.1).
-    pub const WELL_KNOWN: Pref64 =
-        Pref64 { prefix: 0x0064_ff9b_0000_0000_0000_0000_0000_0000, length: 96 };
+    pub const WELL_KNOWN: Pref64 = Pref64 {
+        prefix: 0x0064_ff9b_0000_0000_0000_0000_0000_0000,
+        length: 96,
+    };
 
     /// Checks length, trailing bits and octet 8.
     ///

@@ -1,0 +1,224 @@
+//! What control asks of a worker, and what it answers. Answers are pages made between bursts,
+//! so that a listing never stalls traffic.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+
+use crate::clock::Instant;
+use crate::config::Nat64Config;
+
+/// Which entries a listing or a clearing concerns; every given field must match.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this protocol.
+    pub protocol: Option<Protocol>,
+    /// Only IPv6 sources in this prefix (address, length).
+    pub v6: Option<(Ipv6Addr, u8)>,
+    /// Only this pool address.
+    pub v4: Option<Ipv4Addr>,
+    /// Only this pool port.
+    pub v4_port: Option<u16>,
+    /// Only this IPv4 peer (sessions only).
+    pub remote: Option<Ipv4Addr>,
+}
+
+/// One page of a worker's listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The entries.
+    pub rows: Vec<T>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<u32>,
+}
+
+/// A session as shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// X',x: the IPv6 host.
+    pub v6: TransportAddr6,
+    /// Y',y: the IPv6 form of the peer.
+    pub v6_remote: TransportAddr6,
+    /// T,t: the pool's transport address.
+    pub v4: TransportAddr4,
+    /// Z,z: the IPv4 peer.
+    pub v4_remote: TransportAddr4,
+    /// State in the words of RFC 6146 section 3.5.2, for TCP; otherwise empty.
+    pub state: &'static str,
+    /// Seconds until it expires if nothing more comes.
+    pub expires_in_seconds: u32,
+    /// Seconds since it was created.
+    pub age_seconds: u32,
+}
+
+/// A BIB entry as shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BibRow {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// X',x.
+    pub v6: TransportAddr6,
+    /// T,t.
+    pub v4: TransportAddr4,
+    /// Whether it is configured rather than learnt.
+    pub is_static: bool,
+    /// Sessions that use it.
+    pub session_count: u32,
+}
+
+/// A subscriber as shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriberRow {
+    /// The prefix.
+    pub prefix: Ipv6Addr,
+    /// Its length.
+    pub prefix_length: u8,
+    /// Its pool address.
+    pub v4: Ipv4Addr,
+    /// First ports of its blocks.
+    pub blocks: Vec<u16>,
+    /// Ports in a block.
+    pub block_size: u16,
+    /// Ports in use, by protocol.
+    pub ports_used: [u32; 3],
+    /// Sessions at present.
+    pub session_count: u32,
+    /// New mappings and sessions refused so far.
+    pub refusals: u64,
+}
+
+/// A pool address's use as shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolRow {
+    /// The address.
+    pub v4: Ipv4Addr,
+    /// Blocks of it that this worker owns.
+    pub blocks_total: u32,
+    /// Of these, held by subscribers.
+    pub blocks_used: u32,
+    /// Ports in use, by protocol.
+    pub ports_used: [u32; 3],
+    /// Subscribers on it.
+    pub subscribers: u32,
+}
+
+/// What control asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// List sessions from `cursor` (0 first), at most `limit` rows.
+    Sessions {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        cursor: u32,
+        /// Rows at most.
+        limit: usize,
+        /// Where the page goes.
+        reply: Sender<Page<SessionRow>>,
+    },
+    /// List BIB entries, as above.
+    Bib {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        cursor: u32,
+        /// Rows at most.
+        limit: usize,
+        /// Where the page goes.
+        reply: Sender<Page<BibRow>>,
+    },
+    /// List subscribers, as above; only `filter.v6` and `filter.v4` count.
+    Subscribers {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        cursor: u32,
+        /// Rows at most.
+        limit: usize,
+        /// Where the page goes.
+        reply: Sender<Page<SubscriberRow>>,
+    },
+    /// List pool addresses, as above; only `filter.v4` counts.
+    Pool {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        cursor: u32,
+        /// Rows at most.
+        limit: usize,
+        /// Where the page goes.
+        reply: Sender<Page<PoolRow>>,
+    },
+    /// Remove the matching sessions; answers how many.
+    ClearSessions {
+        /// Which.
+        filter: Filter,
+        /// Where the number goes.
+        reply: Sender<u64>,
+    },
+    /// Take over a configuration whose memory plan is the same (lifetimes, filtering, quotas …).
+    Reconfigure {
+        /// The new one.
+        config: Arc<Nat64Config>,
+    },
+    /// Leave the loop.
+    Stop,
+}
+
+/// What a worker tells control, over a bounded ring whose losses are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A port block was given to a subscriber.
+    BlockAllocated(BlockEvent),
+    /// A port block went back.
+    BlockReleased(BlockEvent),
+    /// A session began (only where the session log is on).
+    SessionCreated(SessionEvent),
+    /// A session ended (only where the session log is on).
+    SessionDeleted(SessionEvent),
+    /// A next hop has to be resolved by the kernel.
+    NeighborWanted {
+        /// Index of the interface.
+        port: crate::route::PortId,
+        /// The neighbour.
+        ip: IpAddr,
+    },
+}
+
+/// Who got or gave back which block, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockEvent {
+    /// When.
+    pub at: Instant,
+    /// The subscriber's prefix.
+    pub subscriber: Ipv6Addr,
+    /// Its length.
+    pub prefix_length: u8,
+    /// The pool address.
+    pub v4: Ipv4Addr,
+    /// First port.
+    pub port_first: u16,
+    /// Number of ports.
+    pub port_count: u16,
+}
+
+/// A session's addresses, and when it began or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionEvent {
+    /// When.
+    pub at: Instant,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// X',x.
+    pub v6: TransportAddr6,
+    /// Y',y.
+    pub v6_remote: TransportAddr6,
+    /// T,t.
+    pub v4: TransportAddr4,
+    /// Z,z.
+    pub v4_remote: TransportAddr4,
+}
