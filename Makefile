@@ -1,0 +1,56 @@
+# make lab    an IPv6-only host uses an IPv4-only Internet through gate64, live, in three namespaces
+# make test   every test
+# Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
+
+.PHONY: help deps build lab test test-rust test-deploy test-lab bench doc
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+GATE64 := $(TARGET_DIR)/release/gate64
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH")
+# cargo builds as the caller and runs what it built as root.
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+RUN_AS_ROOT := $(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER='sudo -E')
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+	@echo 'also: deps build bench doc'
+
+deps:
+	@./deploy/deps.sh all
+
+build:
+	@./deploy/deps.sh build
+	cargo build --release --package gate64
+
+lab:
+	@./deploy/deps.sh lab
+	cargo build --release --package gate64
+	$(AS_ROOT) $(GATE64) lab
+
+# All parts run even when one fails; make then fails.
+test:
+	@./deploy/deps.sh test
+	@$(MAKE) --no-print-directory --keep-going test-rust test-deploy test-lab
+
+# Unit, RFC, model and namespace tests. The namespace tests need root and fail without it.
+test-rust:
+	$(RUN_AS_ROOT) cargo test --workspace --no-fail-fast
+
+# What stands under deploy/ and docs/, against the running program, a real Prometheus and systemd.
+test-deploy: build
+	$(AS_ROOT) ./deploy/test/run $(GATE64)
+
+# The machine's own programs through the embedded network.
+test-lab: build
+	$(AS_ROOT) $(GATE64) lab test
+
+bench:
+	@./deploy/deps.sh bench
+	cargo bench --package gate64-benches
+
+doc:
+	@./deploy/deps.sh build
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	./deploy/test/test_book.py

@@ -1,0 +1,92 @@
+#!/bin/sh
+# Installs what a fresh Debian or Ubuntu lacks for one job: deps.sh build|lab|test|bench|all
+# Touches nothing when all is there; needs root (or sudo) only when something is missing.
+set -eu
+
+cd "$(dirname "$0")/.."
+
+build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
+lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
+test="tcpdump jq prometheus python3 python3-venv"
+bench='valgrind'
+
+fail() {
+    echo "make deps: $*" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "root is needed to run «$*»: become root, or install sudo"
+    fi
+}
+
+need_rust() {
+    command -v cargo >/dev/null ||
+        fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer with rustup, and open a new shell so that cargo is in PATH"
+}
+
+is_installed() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+need_packages() {
+    command -v dpkg-query >/dev/null ||
+        fail "this is neither Debian nor Ubuntu: install the equivalents of: $*"
+    missing=
+    for package in "$@"; do
+        is_installed "$package" || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+
+    echo "make deps: installing$missing"
+    # The service that comes with Debian's Prometheus is not wanted: only the program is.
+    unwanted=
+    case " $missing " in *" prometheus "*) unwanted=prometheus ;; esac
+    log=$(mktemp)
+    # shellcheck disable=SC2086 # a list of names
+    if ! { as_root apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing; } \
+        >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        fail "could not install$missing (above: apt-get's last lines); install them by hand and repeat"
+    fi
+    rm -f "$log"
+    if [ -n "$unwanted" ] && [ -d /run/systemd/system ]; then
+        as_root systemctl disable --quiet --now "$unwanted" || fail "could not stop the service $unwanted"
+    fi
+}
+
+# scapy, the packet oracle of another origin, in a place of its own that `git clean` removes.
+need_scapy() {
+    requirements=deploy/test/requirements.txt
+    venv=.cache/python
+    cmp -s "$requirements" "$venv/installed.txt" && return 0
+    echo "make deps: installing $(tr '\n' ' ' <"$requirements")into $venv"
+    rm -rf "$venv"
+    mkdir -p .cache
+    log=$(mktemp)
+    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --requirement "$requirements"; } >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        fail "could not install the Python packages of $requirements (above: pip's last lines)"
+    fi
+    rm -f "$log"
+    cp "$requirements" "$venv/installed.txt"
+}
+
+need_rust
+# shellcheck disable=SC2086 # lists of names
+case "${1:-all}" in
+build) need_packages $build ;;
+lab) need_packages $build $lab ;;
+test) need_packages $build $lab $test && need_scapy ;;
+bench) need_packages $build $bench ;;
+all) need_packages $build $lab $test $bench && need_scapy ;;
+*) fail "unknown group «$1»: build, lab, test, bench or all" ;;
+esac
