@@ -1,0 +1,120 @@
+//! `gate64 check`: validates a configuration and says what `run` would do with it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use gate64_dataplane::config::{AutoOnOff, XdpModeChoice};
+
+use crate::cli::ConfigArgs;
+use crate::config::problem::{Report, Severity};
+use crate::config::{self, Config, Pool4Source, Workers};
+use crate::machine;
+
+/// Runs the command: 0 if the configuration can be used on this machine, otherwise 1.
+pub fn run(args: &ConfigArgs) -> ExitCode {
+    let (config, mut report) = match config::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(report) => return refuse(&report),
+    };
+    machine::check(&config, &mut report);
+    report.sort();
+    if report.has_errors() {
+        return refuse(&report);
+    }
+    eprint!("{report}");
+    print!("{}", plan(&config));
+    println!("{}: {}", args.config.display(), verdict(&report));
+    ExitCode::SUCCESS
+}
+
+fn refuse(report: &Report) -> ExitCode {
+    eprint!("{report}");
+    eprintln!("gate64: {}", summary(report));
+    ExitCode::FAILURE
+}
+
+/// One line that says how many errors there are.
+pub fn summary(report: &Report) -> String {
+    let errors = report.count(Severity::Error);
+    let plural = if errors == 1 { "" } else { "s" };
+    format!("{errors} error{plural} in the configuration, nothing was touched")
+}
+
+fn verdict(report: &Report) -> String {
+    match report.count(Severity::Warning) {
+        0 => "ok".to_owned(),
+        1 => "ok, with 1 warning".to_owned(),
+        n => format!("ok, with {n} warnings"),
+    }
+}
+
+/// What would be attached and listened on, in words.
+fn plan(config: &Config) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "role        {}", config.roles());
+    if config.has_nat64() {
+        write_nat64(&mut out, config);
+    }
+    if let Some(dns64) = &config.dns64 {
+        let listen: Vec<String> = dns64.listen.iter().map(|at| at.value.to_string()).collect();
+        let upstream: Vec<String> = dns64.upstream.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            out,
+            "dns64       {} to {}",
+            listen.join(", "),
+            upstream.join(", ")
+        );
+    }
+    let _ = writeln!(out, "metrics     http://{}/metrics", config.metrics.value);
+    let _ = writeln!(out, "api         {}", config.api_socket.value.display());
+    out
+}
+
+fn write_nat64(out: &mut String, config: &Config) {
+    let prefixes: Vec<String> = config.pref64.iter().map(ToString::to_string).collect();
+    let _ = writeln!(out, "pref64      {}", prefixes.join(", "));
+    for interface in &config.interfaces {
+        let interface = &interface.value;
+        let mode = match interface.xdp_mode {
+            XdpModeChoice::Auto => "XDP native, or generic",
+            XdpModeChoice::Native => "XDP native",
+            XdpModeChoice::Generic => "XDP generic",
+        };
+        let copy = match interface.zero_copy {
+            AutoOnOff::Auto => "zero-copy where the driver can",
+            AutoOnOff::On => "zero-copy",
+            AutoOnOff::Off => "copy",
+        };
+        let vlan = interface
+            .vlan
+            .map_or(String::new(), |id| format!(", VLAN {id}"));
+        let _ = writeln!(out, "interface   {}: {mode}, {copy}{vlan}", interface.name);
+    }
+    for pool in &config.pools {
+        let _ = writeln!(out, "pool4       {}", pool_text(&pool.value));
+    }
+    let workers = match &config.dataplane.workers.value {
+        Workers::Auto => "one per RX queue".to_owned(),
+        Workers::Cpus(cpus) => format!("{} on CPUs {cpus:?}", cpus.len()),
+    };
+    let _ = writeln!(out, "workers     {workers}");
+    let _ = writeln!(
+        out,
+        "sessions    {} at most",
+        config.dataplane.session_count_max
+    );
+}
+
+fn pool_text(pool: &Pool4Source) -> String {
+    let ports = pool.ports();
+    let ports = format!("ports {}-{}", ports.start(), ports.end());
+    match pool {
+        Pool4Source::Prefix(p) => {
+            let count = (1_u64 << (32 - p.length)) - p.exclude.len() as u64;
+            format!("{}/{}: {count} addresses, {ports}", p.address, p.length)
+        }
+        Pool4Source::Interface { name, .. } => {
+            format!("the address of {name}, shared with the host: {ports}")
+        }
+    }
+}

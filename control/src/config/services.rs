@@ -1,0 +1,364 @@
+//! `[dns64]`, `[metrics]`, `[api]` and `[log]`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use tracing::level_filters::LevelFilter;
+
+use super::nat64::refuse_empty;
+use super::problem::{Problem, Report, Severity};
+use super::reader::{Located, Table};
+use super::values::{self, Prefix, Upstream, UpstreamTransport};
+
+/// When AAAA records are synthesised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synthesize {
+    /// For names that have no real AAAA (RFC 6147 section 5.1.2).
+    Missing,
+    /// For every name with an A: test networks where only IPv6 is wanted.
+    Always,
+}
+
+/// `[dns64]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns64Settings {
+    /// Where queries come in.
+    pub listen: Vec<Located<SocketAddr>>,
+    /// Where they are forwarded.
+    pub upstream: Vec<Upstream>,
+    /// When AAAA records are synthesised.
+    pub synthesize: Synthesize,
+    /// Clients that get synthesis.
+    pub synthesize_for: Vec<Prefix>,
+    /// Clients that are answered at all.
+    pub allow_from: Vec<Prefix>,
+    /// Real AAAA in these count as missing.
+    pub exclude_aaaa: Vec<Prefix>,
+    /// IPv4 addresses that are never mapped.
+    pub exclude_a: Vec<Prefix>,
+    /// Names whose real AAAA count as missing.
+    pub ignore_aaaa_names: Vec<String>,
+}
+
+const DOCUMENTATION_UPSTREAM: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53)), 53);
+
+/// Reads `[dns64]`; `None` if the table is not there.
+pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64Settings> {
+    if !table.is_present() {
+        return None;
+    }
+    let modes = [
+        ("missing", Synthesize::Missing),
+        ("always", Synthesize::Always),
+    ];
+    let listen = read_listen(report, &mut table);
+    let upstream = read_upstream(report, &mut table);
+    let synthesize = table.word(report, "synthesize", Synthesize::Missing, &modes);
+    let everyone = || {
+        vec![
+            all(Ipv6Addr::UNSPECIFIED.into()),
+            all(Ipv4Addr::UNSPECIFIED.into()),
+        ]
+    };
+    let synthesize_for = read_prefixes(report, &mut table, "synthesize_for", None, everyone());
+    let allow_from = read_allow_from(report, &mut table, &listen, everyone());
+    let mapped = Prefix {
+        ip: Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0).into(),
+        length: 96,
+    };
+    let exclude_aaaa = read_prefixes(report, &mut table, "exclude_aaaa", Some(true), vec![mapped]);
+    let exclude_a = read_prefixes(report, &mut table, "exclude_a", Some(false), Vec::new());
+    let names = table.parsed_list(report, "ignore_aaaa_names", "a domain name", domain_name);
+    read_dnssec(report, &mut table);
+    table.finish(report);
+    Some(Dns64Settings {
+        listen,
+        upstream,
+        synthesize: synthesize.value,
+        synthesize_for,
+        allow_from,
+        exclude_aaaa,
+        exclude_a,
+        ignore_aaaa_names: plain(names),
+    })
+}
+
+fn all(ip: IpAddr) -> Prefix {
+    Prefix { ip, length: 0 }
+}
+
+fn plain<T>(list: Option<Located<Vec<Located<T>>>>) -> Vec<T> {
+    let items = list.map_or(Vec::new(), |list| list.value);
+    items.into_iter().map(|item| item.value).collect()
+}
+
+fn read_listen(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Located<SocketAddr>> {
+    let accepted = "an address and port, such as \"[::]:53\" or \"192.0.2.1:53\"";
+    let Some(list) = table.parsed_list(report, "listen", accepted, values::socket_addr) else {
+        return vec![Located {
+            value: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
+            key: table.key("listen"),
+            span: None,
+        }];
+    };
+    refuse_empty(report, table, &list, accepted);
+    for (n, later) in list.value.iter().enumerate() {
+        if list.value[..n].iter().any(|e| e.value == later.value) {
+            report.push(Problem {
+                severity: Severity::Error,
+                key: later.key.clone(),
+                message: format!("{} is given twice", later.value),
+                span: later.span.clone(),
+                help: Some("accepted: each address once".to_owned()),
+            });
+        }
+    }
+    list.value
+}
+
+fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream> {
+    let accepted =
+        "udp://, tcp://, tls:// or https:// with an address, such as \"udp://198.51.100.53:53\"";
+    let list = table.parsed_list(report, "upstream", accepted, str::parse::<Upstream>);
+    let Some(list) = list else {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: table.key("upstream"),
+            message: format!(
+                "is not given: the default {DOCUMENTATION_UPSTREAM} is an address of documentation (RFC 5737)"
+            ),
+            span: table.span(),
+            help: Some("write upstream = [\"udp://ADDRESS:53\"] with a resolver of yours".to_owned()),
+        });
+        return vec![Upstream {
+            transport: UpstreamTransport::Udp,
+            addr: DOCUMENTATION_UPSTREAM,
+        }];
+    };
+    refuse_empty(report, table, &list, accepted);
+    for upstream in &list.value {
+        let is_encrypted = matches!(
+            upstream.value.transport,
+            UpstreamTransport::Tls | UpstreamTransport::Https
+        );
+        if is_encrypted {
+            not_in_this_version(
+                report,
+                upstream,
+                "encrypted upstreams",
+                "use udp:// or tcp:// to a resolver that you trust the path to",
+            );
+        }
+    }
+    list.value.into_iter().map(|u| u.value).collect()
+}
+
+fn not_in_this_version(report: &mut Report, at: &Located<impl Sized>, what: &str, help: &str) {
+    report.push(Problem {
+        severity: Severity::Error,
+        key: at.key.clone(),
+        message: format!("{what} are not in this version of gate64"),
+        span: at.span.clone(),
+        help: Some(help.to_owned()),
+    });
+}
+
+/// `is_v6`: whether only that family is accepted.
+fn read_prefixes(
+    report: &mut Report,
+    table: &mut Table<'_, '_>,
+    name: &'static str,
+    is_v6: Option<bool>,
+    default: Vec<Prefix>,
+) -> Vec<Prefix> {
+    let accepted = match is_v6 {
+        Some(true) => "an IPv6 prefix, such as \"2001:db8::/32\"",
+        Some(false) => "an IPv4 prefix, such as \"192.0.2.0/24\"",
+        None => "an IPv6 or IPv4 prefix, such as \"2001:db8::/32\"",
+    };
+    let list = table.parsed_list(report, name, accepted, |text| {
+        let prefix: Prefix = text.parse()?;
+        match is_v6 {
+            Some(is_v6) if is_v6 != prefix.ip.is_ipv6() => Err("of the other family".to_owned()),
+            _ => Ok(prefix),
+        }
+    });
+    match list {
+        Some(list) => plain(Some(list)),
+        None => default,
+    }
+}
+
+fn read_allow_from(
+    report: &mut Report,
+    table: &mut Table<'_, '_>,
+    listen: &[Located<SocketAddr>],
+    default: Vec<Prefix>,
+) -> Vec<Prefix> {
+    let allow_from = read_prefixes(report, table, "allow_from", None, default);
+    let is_reachable = listen.iter().any(|at| is_public(at.value.ip()));
+    if is_reachable && allow_from.iter().any(|prefix| prefix.is_all()) {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: table.key("allow_from"),
+            message: "anyone may ask: this is an open resolver (RFC 5358)".to_owned(),
+            span: table.span_of("allow_from").or(table.span()),
+            help: Some(
+                "write allow_from = [\"2001:db8::/32\"] with the prefixes of your clients, unless a firewall keeps others out"
+                    .to_owned(),
+            ),
+        });
+    }
+    allow_from
+}
+
+/// Whether others than this host and its own network may reach the address.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_private() || ip.is_link_local()),
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
+    }
+}
+
+/// A name of at most 253 octets with labels of at most 63 (RFC 1035 section 2.3.4).
+fn domain_name(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    match name.len() <= 253 && name.split('.').all(label) {
+        true => Ok(name.to_ascii_lowercase()),
+        false => Err("not a domain name".to_owned()),
+    }
+}
+
+fn read_dnssec(report: &mut Report, table: &mut Table<'_, '_>) {
+    let dnssec = table.word(
+        report,
+        "dnssec",
+        false,
+        &[("off", false), ("validate", true)],
+    );
+    if dnssec.value {
+        not_in_this_version(
+            report,
+            &dnssec,
+            "DNSSEC validation and trust anchors",
+            "write dnssec = \"off\" and forward to a resolver that validates",
+        );
+    }
+    let accepted = "a DS record as text, such as \". IN DS 20326 8 2 E06D…\"";
+    let anchors = table.parsed_list(report, "trust_anchors", accepted, |text| {
+        match text.split_whitespace().count() >= 4 {
+            true => Ok(text.to_owned()),
+            false => Err("not a DS record".to_owned()),
+        }
+    });
+    let unused = anchors.filter(|anchors| !anchors.value.is_empty() && !dnssec.value);
+    if let Some(anchors) = unused {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: anchors.key.clone(),
+            message: "is given, but dnssec is \"off\"".to_owned(),
+            span: anchors.span.clone(),
+            help: Some("nothing is validated".to_owned()),
+        });
+    }
+}
+
+/// Reads `[metrics]`.
+pub fn read_metrics(report: &mut Report, mut table: Table<'_, '_>) -> Located<SocketAddr> {
+    let default = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 9464);
+    let accepted = "an address and port, such as \"[::1]:9464\"";
+    let listen = table.parsed(report, "listen", default, accepted, values::socket_addr);
+    table.finish(report);
+    listen
+}
+
+/// Reads `[api]`.
+pub fn read_api(report: &mut Report, mut table: Table<'_, '_>) -> Located<PathBuf> {
+    let default = PathBuf::from(crate::cli::DEFAULT_SOCKET);
+    let accepted = "an absolute path of at most 107 characters";
+    let socket = table.parsed(report, "socket", default, accepted, |text| {
+        // sun_path of the kernel's sockaddr_un holds 108 octets with the closing zero.
+        match text.len() <= 107 {
+            true => values::absolute_path(text),
+            false => Err("the path is too long for a unix socket".to_owned()),
+        }
+    });
+    table.finish(report);
+    socket
+}
+
+/// Reads `[log]`, `[[log.sink]]` and `[log.journal]`.
+pub fn read_log(report: &mut Report, mut table: Table<'_, '_>) -> Located<LevelFilter> {
+    let levels = [
+        ("error", LevelFilter::ERROR),
+        ("warn", LevelFilter::WARN),
+        ("info", LevelFilter::INFO),
+        ("debug", LevelFilter::DEBUG),
+        ("trace", LevelFilter::TRACE),
+    ];
+    let level = table.word(report, "level", LevelFilter::INFO, &levels);
+    for sink in table.tables(report, "sink") {
+        read_sink(report, sink);
+    }
+    let journal = table.table(report, "journal");
+    read_journal(report, journal);
+    table.finish(report);
+    level
+}
+
+fn read_sink(report: &mut Report, mut table: Table<'_, '_>) {
+    let types = [("ipfix", ()), ("syslog", ()), ("json", ())];
+    let accepted = "\"ipfix\", \"syslog\", \"json\"";
+    table.optional(report, "type", accepted, |v| super::reader::word(v, &types));
+    let accepted = "udp://, tcp:// or tls:// with an address and port, or a file for json";
+    table.optional(report, "target", accepted, |v| {
+        super::reader::parsed(v, values::sink_target)
+    });
+    let events = [("block", ()), ("session", ()), ("alarm", ())];
+    table.list(report, "events", "\"block\", \"session\", \"alarm\"", |v| {
+        super::reader::word(v, &events)
+    });
+    for (name, help) in [
+        ("type", "write type = \"ipfix\", \"syslog\" or \"json\""),
+        ("target", "write target = \"udp://192.0.2.9:4739\""),
+    ] {
+        if !table.holds(name) {
+            table.missing(report, name, help);
+        }
+    }
+    refuse_table(report, &table, "log sinks");
+    table.finish(report);
+}
+
+fn read_journal(report: &mut Report, mut table: Table<'_, '_>) {
+    if !table.is_present() {
+        return;
+    }
+    let accepted = "an absolute path";
+    table.optional(report, "path", accepted, |v| {
+        super::reader::parsed(v, values::absolute_path)
+    });
+    let accepted = "a duration in quotes, such as \"400d\"";
+    table.optional(report, "retention", accepted, |v| {
+        super::reader::parsed(v, values::duration)
+    });
+    refuse_table(report, &table, "the journal and its look-ups");
+    table.finish(report);
+}
+
+/// A table of the contract whose work comes with a later version: never silently ignored.
+fn refuse_table(report: &mut Report, table: &Table<'_, '_>, what: &str) {
+    let at = Located {
+        value: (),
+        key: table.path().to_owned(),
+        span: table.span(),
+    };
+    not_in_this_version(report, &at, what, "leave the table out");
+}

@@ -1,0 +1,209 @@
+//! Every key's default against the contract, and the exact text of each problem.
+//!
+//! `tests/config/NAME.toml` has its expected text in `NAME.txt`; `GATE64_BLESS=1 cargo test`
+//! writes the texts anew, for a person to read before they are committed.
+
+use std::time::Duration;
+
+use gate64_dataplane::config::{AutoOnOff, L4Checksum, Pool4Prefix, XdpModeChoice};
+
+use super::*;
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/config");
+
+fn shown(name: &str, text: &str) -> String {
+    match parse(Path::new(name), text) {
+        Ok((_, report)) => format!("{report}accepted\n"),
+        Err(report) => format!("{report}refused\n"),
+    }
+}
+
+#[test]
+fn problems_read_as_written_down() {
+    let bless = std::env::var_os("GATE64_BLESS").is_some();
+    let mut case_count = 0;
+    let mut different = Vec::new();
+    for entry in std::fs::read_dir(CASES).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        case_count += 1;
+        let name = path.file_name().unwrap().to_string_lossy();
+        let found = shown(&name, &std::fs::read_to_string(&path).unwrap());
+        let expected_path = path.with_extension("txt");
+        if bless {
+            std::fs::write(&expected_path, &found).unwrap();
+        }
+        let expected = std::fs::read_to_string(&expected_path).unwrap_or_default();
+        if found != expected {
+            different.push(format!("{name} gives\n{found}instead of\n{expected}"));
+        }
+    }
+    assert!(case_count >= 15, "cases are missing from {CASES}");
+    assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+const MINIMAL: &str = r#"
+[[interface]]
+name = "ens1f0"
+[nat64]
+pref64 = ["64:ff9b::/96"]
+[[pool4]]
+prefix = "192.0.2.0/24"
+"#;
+
+/// The listing of the contract, all keys written out but for what this version refuses.
+const FULL: &str = r#"
+[dataplane]
+workers = "auto"
+session_count_max = 1_000_000
+hugepages = "auto"
+[[interface]]
+name = "ens1f0"
+xdp_mode = "auto"
+zero_copy = "auto"
+vlan = "none"
+l4_checksum = "incremental"
+[nat64]
+pref64 = ["64:ff9b::/96"]
+wkp_strict = true
+filtering = "endpoint-independent"
+hairpin = true
+ipv6_mtu_lowest = 1280
+mtu_plateaus = [65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68]
+mss_clamp = "auto"
+traffic_class = "copy"
+udp_checksum_zero = "compute"
+icmp_error_rate_max = 1000
+source_v6 = "auto"
+source_v4 = "auto"
+[nat64.lifetimes]
+udp = "5m"
+tcp_established = "2h4m"
+tcp_transitory = "4m"
+tcp_incoming_syn = "6s"
+icmp = "1m"
+fragment = "2s"
+[[pool4]]
+prefix = "192.0.2.0/24"
+ports = "1024-65535"
+exclude = []
+[subscriber]
+prefix_length = 64
+port_block_size = 512
+port_blocks_max = 4
+session_count_max = 4096
+session_rate_max = "off"
+port_reuse_delay = "2m"
+block_idle = "2m"
+[dns64]
+listen = ["[::]:53"]
+upstream = ["udp://198.51.100.53:53"]
+synthesize = "missing"
+synthesize_for = ["::/0", "0.0.0.0/0"]
+allow_from = ["::/0", "0.0.0.0/0"]
+exclude_aaaa = ["::ffff:0:0/96"]
+exclude_a = []
+ignore_aaaa_names = []
+dnssec = "off"
+trust_anchors = []
+[metrics]
+listen = "[::1]:9464"
+[api]
+socket = "/run/gate64/gate64.sock"
+[log]
+level = "info"
+"#;
+
+fn accepted(text: &str) -> Config {
+    match parse(Path::new("gate64.toml"), text) {
+        Ok((config, _)) => config,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+#[test]
+fn defaults_are_those_of_the_contract() {
+    let full = accepted(FULL);
+    let minimal = accepted(&format!("{MINIMAL}[dns64]\n"));
+    assert_eq!(full.nat64, minimal.nat64);
+    assert_eq!(full.nat64, Nat64Config::default());
+    assert_eq!(full.interfaces[0].value, minimal.interfaces[0].value);
+    assert_eq!(full.pools[0].value, minimal.pools[0].value);
+    assert_eq!(full.metrics.value, minimal.metrics.value);
+    assert_eq!(full.api_socket.value, minimal.api_socket.value);
+    assert_eq!(full.log_level, minimal.log_level);
+    assert_eq!(
+        full.dataplane.workers.value,
+        minimal.dataplane.workers.value
+    );
+    assert_eq!(full.dataplane.hugepages, minimal.dataplane.hugepages);
+    assert_eq!(minimal.dataplane.session_count_max, 1_000_000);
+    assert!(!minimal.dataplane.session_count_is_explicit);
+    assert!(full.dataplane.session_count_is_explicit);
+    let mut dns64 = minimal.dns64.unwrap();
+    // Only the places in the file differ.
+    for (ours, theirs) in dns64
+        .listen
+        .iter_mut()
+        .zip(&full.dns64.as_ref().unwrap().listen)
+    {
+        ours.span.clone_from(&theirs.span);
+    }
+    assert_eq!(full.dns64, Some(dns64));
+}
+
+#[test]
+fn values_reach_the_data_plane() {
+    let config = accepted(
+        r#"
+        [dataplane]
+        workers = [2, 3]
+        [[interface]]
+        name = "eth0"
+        xdp_mode = "generic"
+        zero_copy = "off"
+        vlan = 42
+        l4_checksum = "recompute"
+        [nat64]
+        pref64 = ["2001:db8:64::/96"]
+        lifetimes = { udp = "2m30s" }
+        [[pool4]]
+        prefix = "192.0.2.0/30"
+        ports = "2048-4095"
+        exclude = ["192.0.2.3"]
+        [[static]]
+        protocol = "icmp"
+        v6 = "[2001:db8::1]:7"
+        v4 = "192.0.2.1:9"
+        [subscriber]
+        session_rate_max = 100
+        "#,
+    );
+    assert_eq!(config.dataplane.workers.value, Workers::Cpus(vec![2, 3]));
+    let interface = &config.interfaces[0].value;
+    assert_eq!(interface.xdp_mode, XdpModeChoice::Generic);
+    assert_eq!(interface.zero_copy, AutoOnOff::Off);
+    assert_eq!(interface.vlan, Some(42));
+    assert_eq!(interface.l4_checksum, L4Checksum::Recompute);
+    assert_eq!(config.nat64.lifetimes.udp, Duration::from_secs(150));
+    assert_eq!(config.nat64.subscriber.session_rate_max, Some(100));
+    assert_eq!(config.nat64.static_bib[0].v4.to_string(), "192.0.2.1:9");
+    let pool = Pool4Source::Prefix(Pool4Prefix {
+        address: "192.0.2.0".parse().unwrap(),
+        length: 30,
+        ports: 2048..=4095,
+        exclude: vec!["192.0.2.3".parse().unwrap()],
+        shared_with_host: false,
+    });
+    assert_eq!(config.pools[0].value, pool);
+}
+
+#[test]
+fn roles_follow_the_tables() {
+    assert_eq!(accepted(MINIMAL).roles(), "NAT64 alone");
+    let dns64_alone = "[nat64]\npref64 = [\"64:ff9b::/96\"]\n[dns64]\n";
+    assert_eq!(accepted(dns64_alone).roles(), "DNS64 server alone");
+    assert_eq!(accepted(FULL).roles(), "NAT64 and DNS64");
+}

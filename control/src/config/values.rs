@@ -1,0 +1,269 @@
+//! The texts that stand in configuration values: durations, prefixes, ports, addresses, targets.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use gate64_wire::addr::{TransportAddr4, TransportAddr6};
+
+/// An address with a prefix length and no bits behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// First address.
+    pub ip: IpAddr,
+    /// Leading bits.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// Whether every address of the family is in it.
+    pub fn is_all(self) -> bool {
+        self.length == 0
+    }
+
+    fn bits(ip: IpAddr) -> (u128, u8) {
+        match ip {
+            IpAddr::V4(ip) => (u128::from(u32::from(ip)) << 96, 32),
+            IpAddr::V6(ip) => (u128::from(ip), 128),
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Prefix, String> {
+        let (ip, length) = match text.split_once('/') {
+            Some((ip, length)) => (ip, Some(length)),
+            None => (text, None),
+        };
+        let ip: IpAddr = ip.parse().map_err(|_| format!("{ip:?} is no IP address"))?;
+        let (bits, width) = Prefix::bits(ip);
+        let length = match length {
+            Some(length) => length
+                .parse()
+                .ok()
+                .filter(|length| *length <= width)
+                .ok_or_else(|| format!("the length is not between 0 and {width}"))?,
+            None => width,
+        };
+        let host_bits = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+        if bits & host_bits != 0 {
+            return Err("bits are set behind the prefix length".to_owned());
+        }
+        Ok(Prefix { ip, length })
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.length)
+    }
+}
+
+/// "2h4m", "5m", "500ms".
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "not a duration".to_owned())
+}
+
+/// A duration as it stands in the file: "2h4m", "365d", "500ms".
+pub fn duration_text(duration: Duration) -> String {
+    let mut seconds = duration.as_secs();
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
+        let count = seconds / length;
+        seconds %= length;
+        if count > 0 {
+            text.push_str(&format!("{count}{unit}"));
+        }
+    }
+    match duration.subsec_millis() {
+        0 if text.is_empty() => "0s".to_owned(),
+        0 => text,
+        millis => format!("{text}{millis}ms"),
+    }
+}
+
+/// An IPv4 prefix of 8 to 32 bits.
+pub fn prefix4(text: &str) -> Result<(Ipv4Addr, u8), String> {
+    let prefix: Prefix = text.parse()?;
+    match prefix.ip {
+        IpAddr::V4(ip) if prefix.length >= 8 => Ok((ip, prefix.length)),
+        IpAddr::V4(_) => Err("a pool is at most a /8".to_owned()),
+        IpAddr::V6(_) => Err("this is an IPv6 prefix".to_owned()),
+    }
+}
+
+/// "1024-65535" or one port.
+pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let port = |text: &str| {
+        text.trim()
+            .parse::<u16>()
+            .ok()
+            .filter(|port| *port != 0)
+            .ok_or_else(|| format!("{text:?} is no port"))
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err("the first port is above the last".to_owned());
+    }
+    Ok(first..=last)
+}
+
+/// "[2001:db8::1]:80".
+pub fn transport6(text: &str) -> Result<TransportAddr6, String> {
+    let at: std::net::SocketAddrV6 = text
+        .parse()
+        .map_err(|_| "not an IPv6 address in brackets with a port".to_owned())?;
+    Ok(TransportAddr6 {
+        ip: *at.ip(),
+        port: at.port(),
+    })
+}
+
+/// "192.0.2.1:80".
+pub fn transport4(text: &str) -> Result<TransportAddr4, String> {
+    let at: std::net::SocketAddrV4 = text
+        .parse()
+        .map_err(|_| "not an IPv4 address with a port".to_owned())?;
+    Ok(TransportAddr4 {
+        ip: *at.ip(),
+        port: at.port(),
+    })
+}
+
+/// An address to listen on.
+pub fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "not an address with a port".to_owned())
+}
+
+/// An absolute path.
+pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err("the path does not begin with /".to_owned()),
+    }
+}
+
+/// How an upstream resolver is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamTransport {
+    /// Datagrams, and TCP where an answer is truncated.
+    Udp,
+    /// TCP only.
+    Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
+}
+
+/// An upstream resolver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// How.
+    pub transport: UpstreamTransport,
+    /// Where.
+    pub addr: SocketAddr,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.transport {
+            UpstreamTransport::Udp => "udp",
+            UpstreamTransport::Tcp => "tcp",
+            UpstreamTransport::Tls => "tls",
+            UpstreamTransport::Https => "https",
+        };
+        write!(f, "{scheme}://{}", self.addr)
+    }
+}
+
+impl FromStr for Upstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Upstream, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| "the transport is missing".to_owned())?;
+        let (transport, port) = match scheme {
+            "udp" => (UpstreamTransport::Udp, 53),
+            "tcp" => (UpstreamTransport::Tcp, 53),
+            "tls" => (UpstreamTransport::Tls, 853),
+            "https" => (UpstreamTransport::Https, 443),
+            other => return Err(format!("{other:?} is no transport")),
+        };
+        // A name or a path may follow an encrypted upstream's address: `tls://9.9.9.9#dns.quad9.net`.
+        let host = rest.split(['/', '#']).next().unwrap_or(rest);
+        let addr = host
+            .parse()
+            .or_else(|_| with_port(host, port))
+            .map_err(|()| format!("{host:?} is no address with a port"))?;
+        Ok(Upstream { transport, addr })
+    }
+}
+
+fn with_port(host: &str, port: u16) -> Result<SocketAddr, ()> {
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    let ip = bare.parse().map_err(|_| ())?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Checks where a log sink writes to: `udp://`, `tcp://`, `tls://` with an address, or a path.
+pub fn sink_target(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return Ok(text.to_owned());
+    }
+    let (scheme, addr) = text
+        .split_once("://")
+        .ok_or_else(|| "neither a path nor an address".to_owned())?;
+    if !matches!(scheme, "udp" | "tcp" | "tls") {
+        return Err(format!("{scheme:?} is no transport"));
+    }
+    socket_addr(addr).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_have_no_bits_behind_them() {
+        assert!("0.0.0.0/0".parse::<Prefix>().unwrap().is_all());
+        assert_eq!("192.0.2.1".parse::<Prefix>().unwrap().length, 32);
+        assert!("192.0.2.1/24".parse::<Prefix>().is_err());
+        assert!("::/129".parse::<Prefix>().is_err());
+        assert!("2001:db8::/32".parse::<Prefix>().is_ok());
+    }
+
+    #[test]
+    fn ports_are_a_range_or_one() {
+        assert_eq!(ports("1024-65535"), Ok(1024..=65535));
+        assert_eq!(ports("80"), Ok(80..=80));
+        assert!(ports("0-10").is_err());
+        assert!(ports("20-10").is_err());
+        assert!(ports("1-65536").is_err());
+    }
+
+    #[test]
+    fn upstreams_may_leave_out_the_port() {
+        let at = |text: &str| text.parse::<Upstream>().map(|u| u.addr.to_string());
+        assert_eq!(at("udp://198.51.100.53:53"), Ok("198.51.100.53:53".into()));
+        assert_eq!(at("tls://2001:db8::1"), Ok("[2001:db8::1]:853".into()));
+        assert_eq!(
+            at("https://[2001:db8::1]/dns-query"),
+            Ok("[2001:db8::1]:443".into())
+        );
+        assert!(at("198.51.100.53").is_err());
+        assert!(at("quic://198.51.100.53").is_err());
+    }
+}

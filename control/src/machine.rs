@@ -1,0 +1,125 @@
+//! Whether a valid configuration fits this machine: interfaces, CPUs, addresses.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use crate::config::problem::{Problem, Report, Severity};
+use crate::config::{Config, Located, Pool4Source, Workers};
+
+/// Adds to `report` what does not fit; true if an interface is what is missing.
+pub fn check(config: &Config, report: &mut Report) -> bool {
+    check_workers(config, report);
+    let missing_interface = check_interfaces(config, report);
+    let missing_address = check_pools(config, report);
+    missing_interface || missing_address
+}
+
+fn error<T>(at: &Located<T>, message: String, help: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        key: at.key.clone(),
+        message,
+        span: at.span.clone(),
+        help: Some(help),
+    }
+}
+
+fn check_workers(config: &Config, report: &mut Report) {
+    let Workers::Cpus(cpus) = &config.dataplane.workers.value else {
+        return;
+    };
+    let online: Vec<usize> = core_affinity::get_core_ids()
+        .unwrap_or_default()
+        .iter()
+        .map(|core| core.id)
+        .collect();
+    for cpu in cpus.iter().filter(|cpu| !online.contains(cpu)) {
+        report.push(error(
+            &config.dataplane.workers,
+            format!("this machine has no CPU {cpu} for gate64"),
+            format!("accepted here: {online:?}"),
+        ));
+    }
+}
+
+/// Names of the kernel's interfaces in this network namespace.
+pub fn interface_names() -> Vec<String> {
+    let list = nix::net::if_::if_nameindex();
+    let names = list.iter().flat_map(|list| list.iter());
+    names
+        .map(|interface| interface.name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn check_interfaces(config: &Config, report: &mut Report) -> bool {
+    let present = interface_names();
+    let mut is_missing = false;
+    for interface in &config.interfaces {
+        if present.contains(&interface.value.name) {
+            continue;
+        }
+        is_missing = true;
+        report.push(error(
+            interface,
+            format!("there is no interface {:?}", interface.value.name),
+            format!("interfaces here: {}", present.join(", ")),
+        ));
+    }
+    is_missing
+}
+
+fn check_pools(config: &Config, report: &mut Report) -> bool {
+    let mut is_missing = false;
+    for pool in &config.pools {
+        let Pool4Source::Interface { name, ports } = &pool.value else {
+            continue;
+        };
+        if interface_ipv4(name).is_none() {
+            is_missing = true;
+            report.push(error(
+                pool,
+                format!("interface {name:?} has no IPv4 address"),
+                format!("give it one, such as `ip addr add 192.0.2.1/24 dev {name}`"),
+            ));
+        }
+        warn_of_host_ports(report, pool, ports);
+    }
+    is_missing
+}
+
+/// The first IPv4 address of an interface.
+pub fn interface_ipv4(name: &str) -> Option<Ipv4Addr> {
+    let addresses = nix::ifaddrs::getifaddrs().ok()?;
+    addresses
+        .filter(|address| address.interface_name == name)
+        .find_map(|address| Some(address.address?.as_sockaddr_in()?.ip()))
+}
+
+/// Answers to the host's own connections come to its ephemeral ports: they must not be the pool's.
+fn warn_of_host_ports<T>(report: &mut Report, pool: &Located<T>, ports: &RangeInclusive<u16>) {
+    let Some(host) = host_ports() else {
+        return;
+    };
+    if ports.end() < host.start() || ports.start() > host.end() {
+        return;
+    }
+    report.push(Problem {
+        severity: Severity::Warning,
+        key: pool.key.clone(),
+        message: format!(
+            "ports {}-{} overlap {}-{}, which the host uses for its own connections",
+            ports.start(),
+            ports.end(),
+            host.start(),
+            host.end()
+        ),
+        span: pool.span.clone(),
+        help: Some("give the pool other ports, or set net.ipv4.ip_local_port_range".to_owned()),
+    });
+}
+
+fn host_ports() -> Option<RangeInclusive<u16>> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
+    Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+}
