@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
-test="tcpdump jq prometheus python3 python3-venv"
+test='tcpdump jq prometheus python3 python3-venv systemd'
 bench='valgrind'
 
 fail() {
