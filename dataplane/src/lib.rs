@@ -11,6 +11,8 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod counters;
+#[allow(unsafe_code)] // rings and frame memory shared with the kernel
+pub mod io;
 pub mod packet;
 pub mod route;
 pub mod verdict;

@@ -14,6 +14,7 @@ pub struct Window {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a frame that is dropped is lost to its frame memory: send or release it"]
 pub struct Frame {
+    area: u32,
     chunk: u32,
     /// Where the packet lies in the chunk.
     pub window: Window,
@@ -21,8 +22,18 @@ pub struct Frame {
 
 impl Frame {
     /// Made only by the frame memory that counts its chunks.
-    pub(crate) fn new(chunk: u32, window: Window) -> Frame {
-        Frame { chunk, window }
+    pub(crate) fn new(area: u32, chunk: u32, window: Window) -> Frame {
+        Frame {
+            area,
+            chunk,
+            window,
+        }
+    }
+
+    /// The number of the frame memory that the chunk lies in.
+    #[inline]
+    pub fn area(&self) -> u32 {
+        self.area
     }
 
     /// The number of the chunk.
