@@ -15,4 +15,5 @@ pub mod counters;
 pub mod io;
 pub mod packet;
 pub mod route;
+pub mod siit;
 pub mod verdict;
