@@ -13,6 +13,8 @@ pub mod config;
 pub mod counters;
 #[allow(unsafe_code)] // rings and frame memory shared with the kernel
 pub mod io;
+pub mod memory;
+pub mod nat64;
 pub mod packet;
 pub mod route;
 pub mod siit;

@@ -1,5 +1,8 @@
 //! Frames and packets: who may touch which bytes.
 
+/// Octets of the longest link header: Ethernet with one 802.1Q tag.
+pub const LINK_HEADER_MAX: usize = 18;
+
 /// Where a packet lies in its chunk, in octets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Window {

@@ -1,0 +1,250 @@
+//! One mapping of zeroed memory, cut into typed slabs.
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// Types whose every bit pattern is a value and that hold no pointer, so that zeroed memory and
+/// memory of another process are valid.
+///
+/// # Safety
+/// All bit patterns have to be valid, and the type must not contain pointers or references.
+pub unsafe trait Plain: Copy + 'static {}
+
+// SAFETY: integers have no invalid bit patterns.
+unsafe impl Plain for u8 {}
+// SAFETY: as above.
+unsafe impl Plain for u32 {}
+// SAFETY: as above.
+unsafe impl Plain for u64 {}
+
+/// Why memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The kernel refused the mapping.
+    #[error("cannot reserve {bytes} bytes of session memory{what}: {source}")]
+    Reserve {
+        /// Octets asked for.
+        bytes: usize,
+        /// " on hugepages" or nothing.
+        what: &'static str,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A slab did not fit what was planned: the plan and its use disagree.
+    #[error("session memory plan is short: {need} bytes needed, {left} left")]
+    Plan {
+        /// Octets of the slab.
+        need: usize,
+        /// Octets left.
+        left: usize,
+    },
+}
+
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory; who may touch which part is decided by `Slab`, whose
+// ranges never overlap (established in `Arena::slab`).
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is reached through a shared `Mapping`.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and len are those of the mmap in `Arena::reserve`, unmapped only here,
+        // when the last slab is gone.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Octets that a slab of `count` entries takes in an arena.
+pub const fn slab_bytes<T>(count: usize) -> usize {
+    (count * size_of::<T>()).next_multiple_of(ALIGN)
+}
+
+/// Slabs begin on a cache line.
+const ALIGN: usize = 64;
+
+/// Hugepage size asked for (x86-64 and arm64 default).
+const HUGE: usize = 2 << 20;
+
+/// Which pages an arena lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// Ordinary pages, with transparent hugepages where the kernel gives them.
+    Ordinary,
+    /// Pages of the hugetlb pool, reserved now.
+    Huge,
+}
+
+/// A mapping from which slabs are cut front to back.
+#[derive(Debug)]
+pub struct Arena {
+    mapping: Arc<Mapping>,
+    used: usize,
+    pages: Pages,
+}
+
+impl Arena {
+    /// Reserves `bytes` of zeroed memory. Ordinary pages become resident when first touched.
+    ///
+    /// # Errors
+    /// The kernel's refusal: hugepages not there, or address space exhausted.
+    pub fn reserve(bytes: usize, pages: Pages) -> Result<Arena, ArenaError> {
+        let len = bytes.max(1).next_multiple_of(HUGE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let flags = match pages {
+            Pages::Ordinary => flags | libc::MAP_NORESERVE,
+            Pages::Huge => flags | libc::MAP_HUGETLB,
+        };
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, -1, 0) };
+        let base = if base == libc::MAP_FAILED {
+            None
+        } else {
+            NonNull::new(base.cast::<u8>())
+        };
+        let Some(base) = base else {
+            return Err(ArenaError::Reserve {
+                bytes: len,
+                what: if pages == Pages::Huge {
+                    " on hugepages"
+                } else {
+                    ""
+                },
+                source: std::io::Error::last_os_error(),
+            });
+        };
+        if pages == Pages::Ordinary {
+            // SAFETY: the range is the mapping made above; the advice changes no content.
+            unsafe { libc::madvise(base.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        }
+        Ok(Arena {
+            mapping: Arc::new(Mapping { base, len }),
+            used: 0,
+            pages,
+        })
+    }
+
+    /// Which pages it lies on.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// Cuts a slab of `count` zeroed entries.
+    ///
+    /// # Errors
+    /// The arena is used up.
+    pub fn slab<T: Plain>(&mut self, count: usize) -> Result<Slab<T>, ArenaError> {
+        const { assert!(align_of::<T>() <= ALIGN) };
+        let need = slab_bytes::<T>(count);
+        let left = self.mapping.len - self.used;
+        if need > left {
+            return Err(ArenaError::Plan { need, left });
+        }
+        // SAFETY: used + need <= len, checked above, so the result lies inside the mapping.
+        let base = unsafe { self.mapping.base.add(self.used) };
+        self.used += need;
+        Ok(Slab {
+            base: base.cast(),
+            len: count,
+            _mapping: Arc::clone(&self.mapping),
+            own: PhantomData,
+        })
+    }
+}
+
+/// A slice of plain entries in an arena, which it keeps alive.
+#[derive(Debug)]
+pub struct Slab<T> {
+    base: NonNull<T>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+    own: PhantomData<T>,
+}
+
+// SAFETY: a slab is the only way to its range of the mapping (ranges are cut once in
+// `Arena::slab`), so it moves and is shared like a `Box<[T]>`.
+unsafe impl<T: Plain + Send> Send for Slab<T> {}
+// SAFETY: as above.
+unsafe impl<T: Plain + Sync> Sync for Slab<T> {}
+
+impl<T: Plain> Deref for Slab<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: base..base+len is this slab's own, aligned, zero-initialised range (`Arena::slab`),
+        // and T is valid for any bits (`Plain`).
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> DerefMut for Slab<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`; `&mut self` makes it exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Plain> Slab<T> {
+    /// Asks the memory for the entry's first cache line. An index beyond the end does nothing.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        if index < self.len {
+            // SAFETY: index < len, so the address lies in the slab's range.
+            let at = unsafe { self.base.add(index) };
+            prefetch(at.as_ptr());
+        }
+    }
+}
+
+#[inline]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_are_zeroed_and_apart() {
+        let mut arena = Arena::reserve(
+            slab_bytes::<u32>(100) + slab_bytes::<u64>(10),
+            Pages::Ordinary,
+        )
+        .unwrap();
+        let mut first = arena.slab::<u32>(100).unwrap();
+        let second = arena.slab::<u64>(10).unwrap();
+        assert!(first.iter().all(|&entry| entry == 0));
+        first.fill(u32::MAX);
+        assert!(second.iter().all(|&entry| entry == 0));
+        drop(arena);
+        assert_eq!(first[99], u32::MAX);
+        first.prefetch(1 << 40);
+    }
+
+    #[test]
+    fn a_short_plan_is_an_error() {
+        let mut arena = Arena::reserve(1, Pages::Ordinary).unwrap();
+        assert!(matches!(
+            arena.slab::<u64>(HUGE),
+            Err(ArenaError::Plan { .. })
+        ));
+    }
+}

@@ -1,0 +1,158 @@
+//! Expiry: a bounded number of sessions and blocks is visited in a turn of the worker.
+
+use super::Nat64;
+use super::lifetime::STATE_DEAD;
+use super::table::{SessionRef, WheelRef};
+use super::tcp_state::TcpState;
+use crate::clock::{Instant, Tick};
+use crate::command::Event;
+use crate::counters;
+
+impl Nat64 {
+    /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
+    /// up to fifteen); returns how many were visited. Zero means that nothing is due.
+    pub fn expire(&mut self, now: Instant, budget: usize) -> usize {
+        let tick = now.tick();
+        self.work_off_clears();
+        let mut visited = 0;
+        while visited < budget {
+            let Some(due) = self.table.wheel.take_due(tick) else {
+                break;
+            };
+            for &reference in due.references() {
+                self.table.prefetch_due(WheelRef::unpack(reference));
+            }
+            for &reference in due.references() {
+                if let WheelRef::First(bib) = WheelRef::unpack(reference) {
+                    self.table.prefetch_removal(bib);
+                }
+            }
+            for &reference in due.references() {
+                self.visit(WheelRef::unpack(reference), now, tick);
+            }
+            visited += due.references().len();
+        }
+        visited
+    }
+
+    fn visit(&mut self, due: WheelRef, now: Instant, tick: Tick) {
+        match due {
+            WheelRef::First(bib) => self.visit_session(SessionRef::First(bib), due, now, tick),
+            WheelRef::Extra(extra) => {
+                let bib = self.table.extra(extra).bib;
+                self.visit_session(SessionRef::Extra { extra, bib }, due, now, tick);
+            }
+            WheelRef::Block(block) => self.visit_block(block, now, tick),
+        }
+    }
+
+    fn visit_session(&mut self, at: SessionRef, due: WheelRef, now: Instant, tick: Tick) {
+        let session = self.table.session(at);
+        let (state, created) = (session.state, session.seen);
+        let over = self.lifetimes.over_at(state, Tick(created));
+        if state == STATE_DEAD || over <= tick {
+            if self.goes_transitory(at, tick) {
+                let over = self.lifetimes.over_at(TcpState::Trans as u8, tick);
+                self.table
+                    .wheel
+                    .arm(self.lifetimes.visit_at(over, tick), due.pack());
+                return;
+            }
+            return self.end_session(at, now, tick);
+        }
+        self.table
+            .wheel
+            .arm(self.lifetimes.visit_at(over, tick), due.pack());
+    }
+
+    /// RFC 6146 section 3.5.2.2: an established connection that said nothing for TCP_EST gets
+    /// TCP_TRANS more.
+    fn goes_transitory(&mut self, at: SessionRef, tick: Tick) -> bool {
+        let session = self.table.session_mut(at);
+        if session.state != TcpState::Established as u8 {
+            return false;
+        }
+        session.state = TcpState::Trans as u8;
+        session.seen = tick.0;
+        true
+    }
+
+    fn end_session(&mut self, at: SessionRef, now: Instant, tick: Tick) {
+        if self.log_sessions {
+            let event = self.session_event(at, now);
+            self.tell(Event::SessionDeleted(event));
+        }
+        let bib = at.bib();
+        let remote = self.table.session(at).remote;
+        self.table.remove_session(at);
+        if matches!(at, SessionRef::Extra { .. }) {
+            self.forget_permission(bib, remote);
+        }
+        let entry = self.table.bib(bib);
+        let (protocol, subscriber) = (entry.protocol(), entry.subscriber);
+        let bib_goes = entry.session_count() == 0 && !entry.is_static();
+        self.subscribers.get_mut(subscriber).session_count -= 1;
+        self.counters.sub(counters::sessions(protocol.index()), 1);
+        self.counters
+            .add(counters::sessions_expired(protocol.index()), 1);
+        if bib_goes {
+            self.unmap(bib, tick);
+        }
+    }
+
+    fn forget_permission(&mut self, bib: u32, remote: u32) {
+        if let hashbrown::hash_map::Entry::Occupied(mut entry) =
+            self.permissions.entry((bib, remote))
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    /// An empty block goes back after `block_idle`; one in use is visited again when it is empty.
+    fn visit_block(&mut self, block: u32, now: Instant, tick: Tick) {
+        let record = self.blocks.get_mut(block);
+        if record.used != [0; 3] {
+            record.armed = 0;
+            return;
+        }
+        let over = Tick(record.empty_since.0.saturating_add(self.block_idle_ticks));
+        if over > tick {
+            self.table.wheel.arm(over, WheelRef::Block(block).pack());
+            return;
+        }
+        record.armed = 0;
+        let subscriber = record.subscriber;
+        let event = self.block_event(block, self.subscribers.get(subscriber).address(), now);
+        self.unlink(block, subscriber);
+        self.blocks.give_back(block);
+        self.counters.sub(counters::port_blocks_used(0), 1);
+        self.tell(Event::BlockReleased(event));
+        self.forget_if_idle(subscriber);
+    }
+
+    fn unlink(&mut self, block: u32, subscriber: u32) {
+        let next = self.blocks.get(block).next;
+        let one = self.subscribers.get_mut(subscriber);
+        one.block_count -= 1;
+        if one.block_count == 0 {
+            // Nothing is left on that address: the next block may come from another.
+            one.slot = None;
+        }
+        if one.first_block == block {
+            one.first_block = next;
+            return;
+        }
+        let mut before = one.first_block;
+        while before != 0 {
+            let record = self.blocks.get_mut(before);
+            if record.next == block {
+                record.next = next;
+                return;
+            }
+            before = record.next;
+        }
+    }
+}

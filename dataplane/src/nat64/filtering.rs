@@ -1,0 +1,528 @@
+//! Filtering and updating of BIBs and sessions (RFC 6146 section 3.5): who may pass, what is
+//! made for it, and whose quota it counts against.
+
+use std::net::Ipv4Addr;
+
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+use gate64_wire::checksum::Delta;
+use gate64_wire::facts::tcp_flag;
+
+use super::lifetime::{STATE_ICMP, STATE_UDP};
+use super::table::{HOP_NONE, Session, SessionRef, WheelRef};
+use super::tcp_state::TcpState;
+use super::{Context, Found, Hop, Nat64, PreparedV4, PreparedV6};
+use crate::command::{BlockEvent, Event, SessionEvent};
+use crate::config::Filtering;
+use crate::counters;
+use crate::verdict::{DropReason, IcmpError, Refusal, Side};
+
+/// What the write needs to know of a BIB entry and session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mapping {
+    /// T,t.
+    pub v4: TransportAddr4,
+    /// Which prefix the client uses for the peer.
+    pub pref64: u8,
+    /// Change of the layer 4 checksum from IPv6 to IPv4.
+    pub delta: Delta,
+}
+
+impl Nat64 {
+    /// A packet from IPv6: finds or makes the BIB entry and the session, and refreshes it.
+    #[inline]
+    pub(super) fn filter_and_update_v6(
+        &mut self,
+        one: &PreparedV6,
+        found: Found,
+        hop: Hop,
+        context: &Context,
+    ) -> Result<Mapping, Refusal> {
+        let at = match found.session {
+            Some(at) => {
+                self.refresh(at, Side::V6, one.protocol, one.facts.l4.tcp_flags, context);
+                at
+            }
+            None => match self.open_v6(one, found.bib, context)? {
+                Opened::Session(at) => at,
+                Opened::Stateless(mapping) => return Ok(mapping),
+            },
+        };
+        self.keep_hop(at, true, hop, context);
+        Ok(self.mapping(at))
+    }
+
+    /// A packet from IPv4 to a BIB entry: finds or makes the session if filtering lets it pass.
+    #[inline]
+    pub(super) fn filter_and_update_v4(
+        &mut self,
+        one: &PreparedV4,
+        bib: u32,
+        session: Option<SessionRef>,
+        hop: Hop,
+        context: &Context,
+    ) -> Result<Mapping, Refusal> {
+        let at = match session {
+            Some(at) => {
+                self.refresh(at, Side::V4, one.protocol, one.facts.l4.tcp_flags, context);
+                at
+            }
+            None => match self.open_v4(one, bib, context)? {
+                Opened::Session(at) => at,
+                Opened::Stateless(mapping) => return Ok(mapping),
+            },
+        };
+        self.keep_hop(at, false, hop, context);
+        Ok(self.mapping(at))
+    }
+
+    #[inline]
+    fn mapping(&self, at: SessionRef) -> Mapping {
+        let session = self.table.session(at);
+        Mapping {
+            v4: self.table.bib(at.bib()).v4(),
+            pref64: session.pref64,
+            delta: Delta::from_bits(session.delta),
+        }
+    }
+
+    /// Stores the time of the packet, and for TCP takes the step of its state machine.
+    #[inline]
+    fn refresh(
+        &mut self,
+        at: SessionRef,
+        side: Side,
+        protocol: Protocol,
+        tcp_flags: u8,
+        context: &Context,
+    ) {
+        let session = self.table.session_mut(at);
+        if protocol != Protocol::Tcp {
+            session.seen = context.tick.0;
+            return;
+        }
+        let step = TcpState::from_octet(session.state).step(side, tcp_flags);
+        session.state = step.state as u8;
+        if step.refresh {
+            session.seen = context.tick.0;
+        }
+    }
+
+    #[inline]
+    fn keep_hop(&mut self, at: SessionRef, towards_v4: bool, hop: Hop, context: &Context) {
+        if let Hop::Resolved(hop) = hop {
+            let session = self.table.session_mut(at);
+            if session.hop(context.generation, towards_v4) != Some(hop) {
+                session.keep_hop(context.generation, towards_v4, hop);
+            }
+        }
+    }
+
+    /// A packet from IPv6 without a session.
+    #[cold]
+    fn open_v6(
+        &mut self,
+        one: &PreparedV6,
+        bib: Option<u32>,
+        context: &Context,
+    ) -> Result<Opened, Refusal> {
+        let facts = &one.facts;
+        let syn_only =
+            facts.l4.tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN;
+        if one.protocol == Protocol::Tcp && !syn_only {
+            // RFC 6146 section 3.5.2.2, CLOSED: translated without state, or dropped without BIB.
+            let bib = bib.ok_or(DropReason::TcpNotSyn)?;
+            return Ok(Opened::Stateless(self.stateless(
+                bib,
+                one.remote,
+                facts.l4.dst_port,
+                one.pref64,
+                one.protocol,
+            )));
+        }
+        let v6 = TransportAddr6 {
+            ip: facts.src,
+            port: facts.l4.src_port,
+        };
+        let (subscriber, is_new) = self.subscriber_of(v6)?;
+        let opened = self.open_session_v6(one, bib, v6, subscriber, context);
+        if opened.is_err() {
+            self.subscribers.get_mut(subscriber).refusals += 1;
+            if is_new {
+                self.forget_if_idle(subscriber);
+            }
+        }
+        opened.map(Opened::Session)
+    }
+
+    fn open_session_v6(
+        &mut self,
+        one: &PreparedV6,
+        bib: Option<u32>,
+        v6: TransportAddr6,
+        subscriber: u32,
+        context: &Context,
+    ) -> Result<SessionRef, Refusal> {
+        self.may_open(subscriber, context)?;
+        let is_new = bib.is_none();
+        let bib = match bib {
+            Some(bib) => bib,
+            None => self.map(v6, one.protocol, subscriber, context)?,
+        };
+        let state = match one.protocol {
+            Protocol::Udp => STATE_UDP,
+            Protocol::Icmp => STATE_ICMP,
+            Protocol::Tcp => TcpState::V6Init as u8,
+        };
+        let remote_port = if one.protocol == Protocol::Icmp {
+            0
+        } else {
+            one.facts.l4.dst_port
+        };
+        let added = self.add_session(bib, one.remote, remote_port, one.pref64, state, context);
+        if added.is_err() && is_new {
+            self.unmap(bib, context.tick);
+        }
+        added
+    }
+
+    /// A packet from IPv4 to a BIB entry, without a session.
+    #[cold]
+    fn open_v4(
+        &mut self,
+        one: &PreparedV4,
+        bib: u32,
+        context: &Context,
+    ) -> Result<Opened, Refusal> {
+        let facts = &one.facts;
+        if self.config.filtering == Filtering::AddressDependent && !self.talks_to(bib, facts.src) {
+            return Err(Refusal::Reject(
+                DropReason::Filtered,
+                IcmpError::AdminProhibited,
+            ));
+        }
+        // New sessions from IPv4 are embedded in the first prefix.
+        let pref64 = 0;
+        let state = match one.protocol {
+            Protocol::Udp => STATE_UDP,
+            Protocol::Icmp => STATE_ICMP,
+            Protocol::Tcp
+                if facts.l4.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) == tcp_flag::SYN =>
+            {
+                TcpState::V4Init as u8
+            }
+            Protocol::Tcp => {
+                let mapping =
+                    self.stateless(bib, facts.src, facts.l4.src_port, pref64, one.protocol);
+                return Ok(Opened::Stateless(mapping));
+            }
+        };
+        let subscriber = self.table.bib(bib).subscriber;
+        let remote_port = if one.protocol == Protocol::Icmp {
+            0
+        } else {
+            facts.l4.src_port
+        };
+        let opened = self
+            .may_open(subscriber, context)
+            .and_then(|()| self.add_session(bib, facts.src, remote_port, pref64, state, context));
+        if opened.is_err() {
+            self.subscribers.get_mut(subscriber).refusals += 1;
+        }
+        Ok(Opened::Session(opened?))
+    }
+
+    fn may_open(&mut self, subscriber: u32, context: &Context) -> Result<(), Refusal> {
+        let now_ms = context.now.as_nanos() / 1_000_000;
+        let allowed = self
+            .subscribers
+            .get_mut(subscriber)
+            .may_open_session(&self.config.subscriber, now_ms);
+        // RFC 5508 REQ-8 and RFC 6888 REQ-11: no resources, answered administratively prohibited.
+        allowed.map_err(|reason| Refusal::Reject(reason, IcmpError::AdminProhibited))?;
+        if !self.table.has_room() {
+            return Err(Refusal::Reject(
+                DropReason::SessionTableFull,
+                IcmpError::AdminProhibited,
+            ));
+        }
+        Ok(())
+    }
+
+    /// RFC 6146 section 3.5: under address-dependent filtering a peer may answer if the client
+    /// has a session with that address, whatever the port.
+    fn talks_to(&self, bib: u32, remote: Ipv4Addr) -> bool {
+        let entry = self.table.bib(bib);
+        let first = &entry.session;
+        (first.is_live() && first.remote == u32::from(remote))
+            || self.permissions.contains_key(&(bib, u32::from(remote)))
+    }
+
+    fn stateless(
+        &self,
+        bib: u32,
+        remote: Ipv4Addr,
+        port: u16,
+        pref64: u8,
+        protocol: Protocol,
+    ) -> Mapping {
+        let entry = self.table.bib(bib);
+        let (v6, v4) = (entry.v6(), entry.v4());
+        let delta = self.delta(
+            v6,
+            v4,
+            TransportAddr4 { ip: remote, port },
+            pref64,
+            protocol,
+        );
+        Mapping { v4, pref64, delta }
+    }
+
+    fn add_session(
+        &mut self,
+        bib: u32,
+        remote: Ipv4Addr,
+        remote_port: u16,
+        pref64: u8,
+        state: u8,
+        context: &Context,
+    ) -> Result<SessionRef, Refusal> {
+        let entry = self.table.bib(bib);
+        let (v6, v4, protocol, subscriber) =
+            (entry.v6(), entry.v4(), entry.protocol(), entry.subscriber);
+        let peer = TransportAddr4 {
+            ip: remote,
+            port: remote_port,
+        };
+        let session = Session {
+            remote: u32::from(remote),
+            remote_port,
+            pref64,
+            state,
+            seen: context.tick.0,
+            created: context.tick.0,
+            delta: self.delta(v6, v4, peer, pref64, protocol).bits(),
+            hop_generation: 0,
+            hop_v4: HOP_NONE,
+            hop_v6: HOP_NONE,
+        };
+        let over = self.lifetimes.over_at(state, context.tick);
+        let visit = self.lifetimes.visit_at(over, context.tick);
+        let at = self.table.add_session(bib, session, visit).map_err(|_| {
+            Refusal::Reject(DropReason::SessionTableFull, IcmpError::AdminProhibited)
+        })?;
+        if self.config.filtering == Filtering::AddressDependent
+            && matches!(at, SessionRef::Extra { .. })
+        {
+            *self
+                .permissions
+                .entry((bib, u32::from(remote)))
+                .or_insert(0) += 1;
+        }
+        self.subscribers.get_mut(subscriber).session_count += 1;
+        self.counters.add(counters::sessions(protocol.index()), 1);
+        self.counters
+            .add(counters::sessions_created(protocol.index()), 1);
+        if self.log_sessions {
+            let event = self.session_event(at, context.now);
+            self.tell(Event::SessionCreated(event));
+        }
+        Ok(at)
+    }
+
+    /// The addresses of a session for the log.
+    pub(super) fn session_event(&self, at: SessionRef, now: crate::clock::Instant) -> SessionEvent {
+        let entry = self.table.bib(at.bib());
+        let session = self.table.session(at);
+        let port = if entry.protocol() == Protocol::Icmp {
+            entry.v4().port
+        } else {
+            session.remote_port
+        };
+        let remote = TransportAddr4 {
+            ip: Ipv4Addr::from(session.remote),
+            port,
+        };
+        SessionEvent {
+            at: now,
+            protocol: entry.protocol(),
+            v6: entry.v6(),
+            v6_remote: TransportAddr6 {
+                ip: self.pref64(session.pref64).embed(remote.ip),
+                port,
+            },
+            v4: entry.v4(),
+            v4_remote: remote,
+        }
+    }
+
+    /// The subscriber of a host, made if it is new.
+    fn subscriber_of(&mut self, v6: TransportAddr6) -> Result<(u32, bool), Refusal> {
+        let prefix = self.ownership.subscriber_prefix(v6.ip);
+        if let Some(id) = self.subscribers.find(prefix) {
+            return Ok((id, false));
+        }
+        let id = self.subscribers.add(prefix).ok_or(Refusal::Reject(
+            DropReason::SubscribersFull,
+            IcmpError::AdminProhibited,
+        ))?;
+        self.counters.add(counters::subscribers(0), 1);
+        Ok((id, true))
+    }
+
+    pub(super) fn forget_if_idle(&mut self, subscriber: u32) {
+        if self.subscribers.remove_if_idle(subscriber) {
+            self.counters.sub(counters::subscribers(0), 1);
+        }
+    }
+
+    /// Makes a BIB entry: a port of the subscriber's blocks, or of a new block.
+    fn map(
+        &mut self,
+        v6: TransportAddr6,
+        protocol: Protocol,
+        subscriber: u32,
+        context: &Context,
+    ) -> Result<u32, Refusal> {
+        let (v4, slot) = self.allocate(v6.port, protocol, subscriber, context)?;
+        match self
+            .table
+            .add_bib(v6, v4, slot, protocol, subscriber, false)
+        {
+            Ok(bib) => {
+                self.subscribers.get_mut(subscriber).bib_count += 1;
+                self.counters
+                    .add(counters::bib_entries(protocol.index()), 1);
+                self.counters.add(counters::ports_used(protocol.index()), 1);
+                Ok(bib)
+            }
+            Err(_) => {
+                self.free_port(v4, protocol, context.tick);
+                Err(Refusal::Reject(
+                    DropReason::SessionTableFull,
+                    IcmpError::AdminProhibited,
+                ))
+            }
+        }
+    }
+
+    /// Removes a BIB entry without sessions, and frees its port.
+    pub(super) fn unmap(&mut self, bib: u32, now: crate::clock::Tick) {
+        let entry = self.table.bib(bib);
+        let (v4, protocol, subscriber) = (entry.v4(), entry.protocol(), entry.subscriber);
+        self.table.remove_bib(bib);
+        self.subscribers.get_mut(subscriber).bib_count -= 1;
+        self.counters
+            .sub(counters::bib_entries(protocol.index()), 1);
+        self.counters.sub(counters::ports_used(protocol.index()), 1);
+        self.free_port(v4, protocol, now);
+    }
+
+    fn free_port(&mut self, v4: TransportAddr4, protocol: Protocol, now: crate::clock::Tick) {
+        let Some(block) = self.pool.block(v4.ip, v4.port) else {
+            return;
+        };
+        let is_empty = self.blocks.free(block, protocol, v4.port, now);
+        if is_empty && self.blocks.get(block).armed == 0 {
+            self.blocks.get_mut(block).armed = 1;
+            self.table.wheel.arm(
+                crate::clock::Tick(now.0 + self.block_idle_ticks),
+                WheelRef::Block(block).pack(),
+            );
+        }
+    }
+
+    /// A port for a subscriber. All its ports lie on one pool address (RFC 6888 REQ-2).
+    fn allocate(
+        &mut self,
+        wanted: u16,
+        protocol: Protocol,
+        subscriber: u32,
+        context: &Context,
+    ) -> Result<(TransportAddr4, u32), Refusal> {
+        let mut block = self.subscribers.get(subscriber).first_block;
+        while block != 0 {
+            if let Some(port) = self.blocks.allocate(block, protocol, wanted, context.tick) {
+                return self.transport_of(block, port);
+            }
+            block = self.blocks.get(block).next;
+        }
+        let block = self.new_block(subscriber, context)?;
+        let port = self.blocks.allocate(block, protocol, wanted, context.tick);
+        // A block whose ports all rest still is of no use.
+        let port = port.ok_or(Refusal::Reject(
+            DropReason::PoolExhausted,
+            IcmpError::AdminProhibited,
+        ))?;
+        self.transport_of(block, port)
+    }
+
+    fn transport_of(&self, block: u32, port: u16) -> Result<(TransportAddr4, u32), Refusal> {
+        let (ip, slot, _) = self
+            .pool
+            .block_start(block)
+            .ok_or(DropReason::PoolExhausted)?;
+        Ok((TransportAddr4 { ip, port }, slot))
+    }
+
+    fn new_block(&mut self, subscriber: u32, context: &Context) -> Result<u32, Refusal> {
+        let exhausted = Refusal::Reject(DropReason::PoolExhausted, IcmpError::AdminProhibited);
+        let one = self.subscribers.get(subscriber);
+        if one.block_count >= self.config.subscriber.port_blocks_max {
+            return Err(Refusal::Reject(
+                DropReason::SubscriberPorts,
+                IcmpError::AdminProhibited,
+            ));
+        }
+        let (prefix, first_block) = (one.address(), one.first_block);
+        let slot = match one.slot {
+            Some(slot) => slot,
+            None => self.blocks.choose_address().ok_or(exhausted)?,
+        };
+        let block = self
+            .blocks
+            .take(slot, subscriber, context.tick)
+            .ok_or(exhausted)?;
+        self.blocks.get_mut(block).next = first_block;
+        // An empty block must be seen by the wheel even if no port of it is ever used.
+        self.blocks.get_mut(block).armed = 1;
+        let idle = crate::clock::Tick(context.tick.0 + self.block_idle_ticks);
+        self.table.wheel.arm(idle, WheelRef::Block(block).pack());
+        let one = self.subscribers.get_mut(subscriber);
+        one.slot = Some(slot);
+        one.first_block = block;
+        one.block_count += 1;
+        self.counters.add(counters::port_blocks_used(0), 1);
+        let event = self.block_event(block, prefix, context.now);
+        self.tell(Event::BlockAllocated(event));
+        Ok(block)
+    }
+
+    /// A block and its holder for the log.
+    pub(super) fn block_event(
+        &self,
+        block: u32,
+        subscriber: std::net::Ipv6Addr,
+        at: crate::clock::Instant,
+    ) -> BlockEvent {
+        let (v4, _, port_first) =
+            self.pool
+                .block_start(block)
+                .unwrap_or((Ipv4Addr::UNSPECIFIED, 0, 0));
+        BlockEvent {
+            at,
+            subscriber,
+            prefix_length: self.config.subscriber.prefix_length,
+            v4,
+            port_first,
+            port_count: self.pool.block_size(),
+        }
+    }
+}
+
+/// What a packet without a session got.
+enum Opened {
+    /// A new session.
+    Session(SessionRef),
+    /// Translation by the BIB entry alone (RFC 6146 section 3.5.2.2, CLOSED).
+    Stateless(Mapping),
+}

@@ -1,0 +1,347 @@
+//! What control asks for: pages of entries, clearing, a new configuration. All in bounded steps.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crossbeam::channel::Sender;
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+
+use super::Nat64;
+use super::lifetime::LifetimeTable;
+use super::ownership::mask;
+use super::table::{BibEntry, Session, SessionRef};
+use super::tcp_state::TcpState;
+use crate::clock::{Instant, TICK, Tick, ticks};
+use crate::command::{BibRow, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow};
+use crate::config::Nat64Config;
+use crate::siit;
+
+/// Entries looked at for one page or one step of clearing.
+const LOOK_MAX: u32 = 2048;
+
+/// Cursors from here on walk the further sessions.
+const EXTRA_CURSOR: u32 = 1 << 31;
+
+/// Clearing jobs that wait; more are refused with a count of zero.
+const CLEARS_MAX: usize = 16;
+
+/// A clearing that is worked off in steps.
+#[derive(Debug)]
+pub(super) struct Clear {
+    filter: Filter,
+    cursor: u32,
+    count: u64,
+    reply: Sender<u64>,
+}
+
+pub(super) type Clears = VecDeque<Clear>;
+
+impl Nat64 {
+    /// Carries out a command of control, or begins it. `Stop` is the worker's own.
+    pub fn command(&mut self, command: Command, now: Instant) {
+        // Who asked may be gone: a reply that nobody takes is dropped.
+        match command {
+            Command::Sessions {
+                filter,
+                cursor,
+                limit,
+                reply,
+            } => {
+                let _ = reply.try_send(self.sessions(&filter, cursor, limit, now.tick()));
+            }
+            Command::Bib {
+                filter,
+                cursor,
+                limit,
+                reply,
+            } => {
+                let _ = reply.try_send(self.bib(&filter, cursor, limit));
+            }
+            Command::Subscribers {
+                filter,
+                cursor,
+                limit,
+                reply,
+            } => {
+                let _ = reply.try_send(self.subscriber_rows(&filter, cursor, limit));
+            }
+            Command::Pool {
+                filter,
+                cursor,
+                limit,
+                reply,
+            } => {
+                let _ = reply.try_send(self.pool_rows(&filter, cursor, limit));
+            }
+            Command::ClearSessions { filter, reply } => {
+                if self.clears.len() < CLEARS_MAX {
+                    self.clears.push_back(Clear {
+                        filter,
+                        cursor: 0,
+                        count: 0,
+                        reply,
+                    });
+                } else {
+                    let _ = reply.try_send(0);
+                }
+            }
+            Command::Reconfigure { config } => self.reconfigure(config),
+            Command::Stop => {}
+        }
+    }
+
+    fn reconfigure(&mut self, config: Arc<Nat64Config>) {
+        self.rules = siit::Rules::new(&config);
+        self.lifetimes = LifetimeTable::new(&config.lifetimes);
+        self.error_budget = super::icmp::ErrorBudget::new(config.icmp_error_rate_max);
+        self.block_idle_ticks = ticks(config.subscriber.block_idle);
+        self.config = config;
+    }
+
+    fn sessions(&self, filter: &Filter, cursor: u32, limit: usize, now: Tick) -> Page<SessionRow> {
+        let mut rows = Vec::new();
+        let next = self.walk_sessions(cursor, &mut |at| {
+            let (entry, session) = (self.table.bib(at.bib()), self.table.session(at));
+            if session.is_live() && selects(filter, entry) && selects_remote(filter, session) {
+                rows.push(self.session_row(entry, session, now));
+            }
+            rows.len() < limit
+        });
+        Page { rows, next }
+    }
+
+    /// Shows sessions to `take` until it has enough or enough were looked at; the cursor to go on
+    /// from, `None` at the end.
+    fn walk_sessions(&self, cursor: u32, take: &mut dyn FnMut(SessionRef) -> bool) -> Option<u32> {
+        if cursor < EXTRA_CURSOR {
+            let (rows, next) = self.table.bibs_from(cursor, LOOK_MAX);
+            for (bib, entry) in rows {
+                if entry.session.state != 0 && !take(SessionRef::First(bib)) {
+                    return Some(bib + 1);
+                }
+            }
+            return Some(next.unwrap_or(EXTRA_CURSOR));
+        }
+        let (rows, next) = self.table.extras_from(cursor - EXTRA_CURSOR, LOOK_MAX);
+        for (extra, one) in rows {
+            if !take(SessionRef::Extra {
+                extra,
+                bib: one.bib,
+            }) {
+                return Some(EXTRA_CURSOR + extra + 1);
+            }
+        }
+        next.map(|next| EXTRA_CURSOR + next)
+    }
+
+    fn session_row(&self, entry: &BibEntry, session: &Session, now: Tick) -> SessionRow {
+        let over = self.lifetimes.over_at(session.state, Tick(session.seen));
+        let port = if entry.protocol() == Protocol::Icmp {
+            entry.v4().port
+        } else {
+            session.remote_port
+        };
+        let remote = TransportAddr4 {
+            ip: Ipv4Addr::from(session.remote),
+            port,
+        };
+        SessionRow {
+            protocol: entry.protocol(),
+            v6: entry.v6(),
+            v6_remote: TransportAddr6 {
+                ip: self.pref64(session.pref64).embed(remote.ip),
+                port,
+            },
+            v4: entry.v4(),
+            v4_remote: remote,
+            state: if entry.protocol() == Protocol::Tcp {
+                TcpState::from_octet(session.state).name()
+            } else {
+                ""
+            },
+            expires_in_seconds: seconds(over.0.saturating_sub(now.0)),
+            age_seconds: seconds(now.0.saturating_sub(session.created)),
+        }
+    }
+
+    fn bib(&self, filter: &Filter, cursor: u32, limit: usize) -> Page<BibRow> {
+        let mut rows = Vec::new();
+        let (entries, next) = self.table.bibs_from(cursor, LOOK_MAX);
+        for (bib, entry) in entries {
+            if selects(filter, entry) {
+                rows.push(BibRow {
+                    protocol: entry.protocol(),
+                    v6: entry.v6(),
+                    v4: entry.v4(),
+                    is_static: entry.is_static(),
+                    session_count: entry.session_count(),
+                });
+                if rows.len() >= limit {
+                    return Page {
+                        rows,
+                        next: Some(bib + 1),
+                    };
+                }
+            }
+        }
+        Page { rows, next }
+    }
+
+    fn subscriber_rows(&self, filter: &Filter, cursor: u32, limit: usize) -> Page<SubscriberRow> {
+        let mut rows = Vec::new();
+        for (looked, (id, one)) in (0..).zip(self.subscribers.iter_from(cursor)) {
+            if rows.len() >= limit || looked >= LOOK_MAX {
+                return Page {
+                    rows,
+                    next: Some(id),
+                };
+            }
+            let v4 = one
+                .slot
+                .and_then(|slot| self.pool.address(slot))
+                .unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let address = one.address();
+            if !filter.v6.is_none_or(|prefix| in_prefix(address, prefix))
+                || filter.v4.is_some_and(|ip| ip != v4)
+            {
+                continue;
+            }
+            let (blocks, ports_used) = self.blocks_of(one.first_block);
+            rows.push(SubscriberRow {
+                prefix: address,
+                prefix_length: self.config.subscriber.prefix_length,
+                v4,
+                blocks,
+                block_size: self.pool.block_size(),
+                ports_used,
+                session_count: one.session_count,
+                refusals: one.refusals,
+            });
+        }
+        Page { rows, next: None }
+    }
+
+    fn blocks_of(&self, first: u32) -> (Vec<u16>, [u32; 3]) {
+        let mut ports = Vec::new();
+        let mut used = [0; 3];
+        let mut block = first;
+        while block != 0 {
+            let record = self.blocks.get(block);
+            if let Some((_, _, port)) = self.pool.block_start(block) {
+                ports.push(port);
+            }
+            for (sum, one) in used.iter_mut().zip(record.used) {
+                *sum += u32::from(one);
+            }
+            block = record.next;
+        }
+        (ports, used)
+    }
+
+    fn pool_rows(&self, filter: &Filter, cursor: u32, limit: usize) -> Page<PoolRow> {
+        let mut rows = Vec::new();
+        for slot in cursor..self.pool.slot_count() {
+            if rows.len() >= limit || slot - cursor >= LOOK_MAX / 16 {
+                return Page {
+                    rows,
+                    next: Some(slot),
+                };
+            }
+            let Some(v4) = self.pool.address(slot) else {
+                continue;
+            };
+            if filter.v4.is_some_and(|ip| ip != v4) {
+                continue;
+            }
+            rows.extend(self.pool_row(slot, v4));
+        }
+        Page { rows, next: None }
+    }
+
+    /// An address of which this worker owns at least one block.
+    fn pool_row(&self, slot: u32, v4: Ipv4Addr) -> Option<PoolRow> {
+        let (first, count) = self.pool.blocks_of(slot)?;
+        let mut row = PoolRow {
+            v4,
+            blocks_total: 0,
+            blocks_used: 0,
+            ports_used: [0; 3],
+            subscribers: 0,
+        };
+        let mut holders = Vec::new();
+        for block in (first..first + count)
+            .filter(|&block| self.ownership.of_block(slot, block) == self.worker)
+        {
+            let record = self.blocks.get(block);
+            row.blocks_total += 1;
+            if record.subscriber != 0 {
+                row.blocks_used += 1;
+                holders.push(record.subscriber);
+            }
+            for (sum, one) in row.ports_used.iter_mut().zip(record.used) {
+                *sum += u32::from(one);
+            }
+        }
+        holders.sort_unstable();
+        holders.dedup();
+        row.subscribers = u32::try_from(holders.len()).unwrap_or(u32::MAX);
+        (row.blocks_total > 0).then_some(row)
+    }
+
+    /// A step of the oldest clearing.
+    pub(super) fn work_off_clears(&mut self) {
+        let Some(mut clear) = self.clears.pop_front() else {
+            return;
+        };
+        let mut doomed = Vec::new();
+        let next = self.walk_sessions(clear.cursor, &mut |at| {
+            let (entry, session) = (self.table.bib(at.bib()), self.table.session(at));
+            if session.is_live()
+                && selects(&clear.filter, entry)
+                && selects_remote(&clear.filter, session)
+            {
+                doomed.push(at);
+            }
+            true
+        });
+        clear.count += doomed.len() as u64;
+        for at in doomed {
+            self.table.kill_session(at);
+        }
+        match next {
+            Some(cursor) => {
+                clear.cursor = cursor;
+                self.clears.push_front(clear);
+            }
+            None => {
+                let _ = clear.reply.try_send(clear.count);
+            }
+        }
+    }
+}
+
+fn selects(filter: &Filter, entry: &BibEntry) -> bool {
+    filter
+        .protocol
+        .is_none_or(|protocol| protocol == entry.protocol())
+        && filter
+            .v6
+            .is_none_or(|prefix| in_prefix(entry.v6().ip, prefix))
+        && filter.v4.is_none_or(|ip| ip == entry.v4().ip)
+        && filter.v4_port.is_none_or(|port| port == entry.v4().port)
+}
+
+fn selects_remote(filter: &Filter, session: &Session) -> bool {
+    filter
+        .remote
+        .is_none_or(|ip| u32::from(ip) == session.remote)
+}
+
+fn in_prefix(ip: Ipv6Addr, (prefix, length): (Ipv6Addr, u8)) -> bool {
+    (u128::from(ip) ^ u128::from(prefix)) & mask(length) == 0
+}
+
+fn seconds(ticks: u32) -> u32 {
+    u32::try_from(u128::from(ticks) * TICK.as_millis() / 1000).unwrap_or(u32::MAX)
+}

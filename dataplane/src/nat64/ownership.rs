@@ -1,0 +1,124 @@
+//! Who owns what: every subscriber and every pool port belongs to one worker, by a function that
+//! all workers compute alike.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use gate64_wire::addr::Protocol;
+use hashbrown::HashMap;
+
+use super::pool4::PoolMap;
+use crate::config::Nat64Config;
+use crate::memory::HashKey;
+use crate::verdict::WorkerId;
+
+/// Addresses for each worker from which on whole addresses are owned rather than blocks of them.
+const ADDRESSES_PER_WORKER_MIN: u32 = 4;
+
+/// The function. Cheap to copy by reference, immutable.
+#[derive(Debug)]
+pub struct Ownership {
+    workers: u8,
+    key: HashKey,
+    prefix_mask: u128,
+    by_address: bool,
+    /// Static BIB entries belong to their subscriber's worker wherever their port lies.
+    static_owner: HashMap<(Ipv4Addr, u16, Protocol), WorkerId>,
+}
+
+impl Ownership {
+    /// For `workers` workers (at least one).
+    pub fn new(config: &Nat64Config, pool: &PoolMap, workers: u8, key: HashKey) -> Ownership {
+        let workers = workers.max(1);
+        let prefix_mask = mask(config.subscriber.prefix_length);
+        let by_address = pool.slot_count() >= u32::from(workers) * ADDRESSES_PER_WORKER_MIN;
+        let mut ownership = Ownership {
+            workers,
+            key,
+            prefix_mask,
+            by_address,
+            static_owner: HashMap::new(),
+        };
+        for entry in &config.static_bib {
+            let owner = ownership.of_v6(entry.v6.ip);
+            ownership
+                .static_owner
+                .insert((entry.v4.ip, entry.v4.port, entry.protocol), owner);
+        }
+        ownership
+    }
+
+    /// The part of an IPv6 address that names the subscriber.
+    #[inline]
+    pub fn subscriber_prefix(&self, ip: Ipv6Addr) -> u128 {
+        u128::from(ip) & self.prefix_mask
+    }
+
+    /// The owner of an IPv6 host's sessions.
+    #[inline]
+    pub fn of_v6(&self, ip: Ipv6Addr) -> WorkerId {
+        if self.workers == 1 {
+            return WorkerId(0);
+        }
+        self.pick(self.key.prefix(self.subscriber_prefix(ip)))
+    }
+
+    /// The owner of a pool transport address.
+    #[inline]
+    pub fn of_v4(&self, pool: &PoolMap, ip: Ipv4Addr, port: u16, protocol: Protocol) -> WorkerId {
+        if self.workers == 1 {
+            return WorkerId(0);
+        }
+        if !self.static_owner.is_empty()
+            && let Some(&owner) = self.static_owner.get(&(ip, port, protocol))
+        {
+            return owner;
+        }
+        let number = if self.by_address {
+            pool.slot(ip)
+        } else {
+            pool.block(ip, port)
+        };
+        self.modulo(number.unwrap_or(0))
+    }
+
+    /// Whether a pool transport address is gate64's: on an address shared with the host only the
+    /// dynamic ports and the static entries are.
+    pub fn is_ours(&self, pool: &PoolMap, ip: Ipv4Addr, port: u16, protocol: Protocol) -> bool {
+        pool.is_whole(ip)
+            || pool.block(ip, port).is_some()
+            || self.static_owner.contains_key(&(ip, port, protocol))
+    }
+
+    /// The owner of a port block for giving it out.
+    pub fn of_block(&self, slot: u32, block: u32) -> WorkerId {
+        self.modulo(if self.by_address { slot } else { block })
+    }
+
+    /// The worker that gathers the fragments of one packet, by a hash of its identity.
+    #[inline]
+    pub fn of_fragment(&self, identity: [u64; 3]) -> WorkerId {
+        if self.workers == 1 {
+            return WorkerId(0);
+        }
+        self.pick(self.key.words(identity[0], identity[1], identity[2]))
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // below the number of workers, a u8
+    fn pick(&self, hash: u64) -> WorkerId {
+        WorkerId((((hash >> 32) * u64::from(self.workers)) >> 32) as u8)
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // below the number of workers, a u8
+    fn modulo(&self, number: u32) -> WorkerId {
+        WorkerId((number % u32::from(self.workers)) as u8)
+    }
+}
+
+/// The leading `length` bits.
+pub fn mask(length: u8) -> u128 {
+    u128::MAX
+        .checked_shl(128 - u32::from(length.min(128)))
+        .unwrap_or(0)
+}

@@ -1,0 +1,283 @@
+//! How much memory a configuration needs, by named terms, and the translators built in it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gate64_wire::addr::Protocol;
+use hashbrown::HashMap;
+
+use super::block::Blocks;
+use super::icmp::ErrorBudget;
+use super::lifetime::LifetimeTable;
+use super::outbox::Outbox;
+use super::ownership::Ownership;
+use super::pool4::PoolMap;
+use super::subscriber::Subscribers;
+use super::table::{NUMBER_MAX, Table, TableSizes};
+use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64};
+use crate::clock::ticks;
+use crate::config::{AutoOnOff, Nat64Config};
+use crate::counters::{self, Counters};
+use crate::memory::arena::Pages;
+use crate::memory::hash::Rng;
+use crate::memory::{Arena, ArenaError, HashKey};
+use crate::siit;
+use crate::verdict::WorkerId;
+
+/// What a translator needs to know besides its configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Number of workers, at least 1.
+    pub workers: u8,
+    /// Sessions over all workers.
+    pub session_count_max: u64,
+    /// Whether session memory lies on hugepages.
+    pub hugepages: AutoOnOff,
+    /// Whether each session is told to the log.
+    pub log_sessions: bool,
+    /// By interface: layer 4 checksums of arriving packets are computed anew.
+    pub recompute_checksums: Vec<bool>,
+    /// Secret of the hashes; all workers have the same.
+    pub key: HashKey,
+    /// Seed of port choice.
+    pub seed: u64,
+}
+
+impl Settings {
+    /// Random secrets, everything else at its default.
+    pub fn new(workers: u8, session_count_max: u64) -> Settings {
+        let key = HashKey::random();
+        Settings {
+            workers: workers.max(1),
+            session_count_max,
+            hugepages: AutoOnOff::Auto,
+            log_sessions: false,
+            recompute_checksums: Vec::new(),
+            key,
+            seed: key.words(1, 2, 3),
+        }
+    }
+}
+
+/// What all workers have in common: configuration, pool, ownership, sizes.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Nat64Config>,
+    /// The pool.
+    pub pool: Arc<PoolMap>,
+    /// The ownership function.
+    pub ownership: Arc<Ownership>,
+    settings: Settings,
+    sizes: TableSizes,
+    subscribers: usize,
+}
+
+/// Octets by what they are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Name and octets for one worker.
+    pub terms: Vec<(&'static str, u64)>,
+    /// Number of workers.
+    pub workers: u8,
+    /// Sessions that one worker takes.
+    pub sessions_per_worker: u64,
+}
+
+impl MemoryPlan {
+    /// Octets over all terms and workers. Ordinary pages become resident when first used.
+    pub fn total(&self) -> u64 {
+        self.terms.iter().map(|(_, octets)| octets).sum::<u64>() * u64::from(self.workers)
+    }
+}
+
+impl Shared {
+    /// Numbers the pool and sizes the tables.
+    pub fn new(config: Arc<Nat64Config>, settings: Settings) -> Shared {
+        let pool = Arc::new(PoolMap::new(&config));
+        let ownership = Arc::new(Ownership::new(
+            &config,
+            &pool,
+            settings.workers,
+            settings.key,
+        ));
+        let sessions = sessions_per_worker(&settings);
+        let statics = config.static_bib.len();
+        let blocks = pool.block_count() as usize;
+        let sizes = TableSizes {
+            sessions,
+            statics,
+            slots: pool.slot_count() as usize,
+            blocks,
+        };
+        // A subscriber has a block, or only static entries; one more is being tried.
+        let subscribers = blocks.min(sessions) + statics + 1;
+        Shared {
+            config,
+            pool,
+            ownership,
+            settings,
+            sizes,
+            subscribers,
+        }
+    }
+
+    /// The memory that the workers will reserve.
+    pub fn plan(&self) -> MemoryPlan {
+        let octets = |octets: usize| u64::try_from(octets).unwrap_or(u64::MAX);
+        let mut terms: Vec<_> = self
+            .sizes
+            .plan()
+            .into_iter()
+            .map(|(name, size)| (name, octets(size)))
+            .collect();
+        terms.push(("port blocks", octets(Blocks::bytes(&self.pool))));
+        terms.push(("subscribers", octets(Subscribers::bytes(self.subscribers))));
+        terms.push(("packets that gate64 makes", octets(Outbox::bytes())));
+        MemoryPlan {
+            terms,
+            workers: self.settings.workers,
+            sessions_per_worker: octets(self.sizes.sessions),
+        }
+    }
+}
+
+/// An equal share, and an eighth more where the subscribers' hash decides who gets how many.
+fn sessions_per_worker(settings: &Settings) -> usize {
+    let workers = u64::from(settings.workers.max(1));
+    let share = settings.session_count_max.div_ceil(workers);
+    let share = if workers == 1 {
+        share
+    } else {
+        share + share / 8
+    };
+    usize::try_from(share.clamp(1, u64::from(NUMBER_MAX))).unwrap_or(usize::MAX)
+}
+
+/// Whether workers can take over `new` while they run: what sizes or numbers their memory has to
+/// stay.
+///
+/// # Errors
+/// The key that would need a restart.
+pub fn reconfigurable(old: &Nat64Config, new: &Nat64Config) -> Result<(), &'static str> {
+    let (was, is) = (&old.subscriber, &new.subscriber);
+    for (same, key) in [
+        (old.pref64 == new.pref64, "nat64.pref64"),
+        (old.pool4 == new.pool4, "[[pool4]]"),
+        (old.static_bib == new.static_bib, "[[static]]"),
+        (old.filtering == new.filtering, "nat64.filtering"),
+        (
+            was.prefix_length == is.prefix_length,
+            "subscriber.prefix_length",
+        ),
+        (
+            was.port_block_size == is.port_block_size,
+            "subscriber.port_block_size",
+        ),
+        (
+            was.port_reuse_delay == is.port_reuse_delay,
+            "subscriber.port_reuse_delay",
+        ),
+    ] {
+        if !same {
+            return Err(key);
+        }
+    }
+    Ok(())
+}
+
+fn reserve(octets: usize, wish: AutoOnOff) -> Result<Arena, ArenaError> {
+    match wish {
+        AutoOnOff::Off => Arena::reserve(octets, Pages::Ordinary),
+        AutoOnOff::On => Arena::reserve(octets, Pages::Huge),
+        AutoOnOff::Auto => {
+            Arena::reserve(octets, Pages::Huge).or_else(|_| Arena::reserve(octets, Pages::Ordinary))
+        }
+    }
+}
+
+pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaError> {
+    let Shared {
+        config,
+        pool,
+        ownership,
+        settings,
+        sizes,
+        subscribers,
+    } = shared;
+    let octets = sizes.plan().iter().map(|(_, octets)| octets).sum::<usize>() + Blocks::bytes(pool);
+    let mut arena = reserve(octets, settings.hugepages)?;
+    let mut rng = Rng::new(settings.seed ^ u64::from(worker.0).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let delay = ticks(config.subscriber.port_reuse_delay);
+    let table = Table::new(&mut arena, sizes, settings.key)?;
+    let blocks = Blocks::new(
+        &mut arena,
+        Arc::clone(pool),
+        ownership,
+        worker,
+        delay,
+        Rng::new(rng.next_u64()),
+    )?;
+    let mut counters = Counters::default();
+    counters.set(counters::port_blocks_total(0), u64::from(blocks.owned));
+    let mut nat64 = Nat64 {
+        rules: siit::Rules::new(config),
+        lifetimes: LifetimeTable::new(&config.lifetimes),
+        pool: Arc::clone(pool),
+        ownership: Arc::clone(ownership),
+        worker,
+        table,
+        blocks,
+        subscribers: Subscribers::new(*subscribers, settings.key),
+        permissions: HashMap::new(),
+        counters,
+        events: VecDeque::with_capacity(EVENTS_MAX),
+        error_budget: ErrorBudget::new(config.icmp_error_rate_max),
+        clears: VecDeque::new(),
+        outbox: Outbox::new(),
+        block_idle_ticks: ticks(config.subscriber.block_idle),
+        log_sessions: settings.log_sessions,
+        recompute_checksums: settings.recompute_checksums.clone(),
+        identification: u16::try_from(rng.below(1 << 16)).unwrap_or(0),
+        prepared: Vec::with_capacity(BATCH_FRAMES_MAX),
+        config: Arc::clone(config),
+    };
+    nat64.add_static_entries();
+    Ok(nat64)
+}
+
+impl Nat64 {
+    /// Enters the configured BIB entries whose hosts this worker owns, and takes all configured
+    /// ports out of the dynamic ones.
+    fn add_static_entries(&mut self) {
+        let config = Arc::clone(&self.config);
+        for entry in &config.static_bib {
+            if let Some(block) = self.pool.block(entry.v4.ip, entry.v4.port) {
+                self.blocks.reserve(block, entry.protocol, entry.v4.port);
+            }
+            let Some(slot) = self.pool.slot(entry.v4.ip) else {
+                continue;
+            };
+            if self.ownership.of_v6(entry.v6.ip) != self.worker {
+                continue;
+            }
+            let prefix = self.ownership.subscriber_prefix(entry.v6.ip);
+            let known = self.subscribers.find(prefix);
+            let Some(subscriber) = known.or_else(|| self.subscribers.add(prefix)) else {
+                continue;
+            };
+            if known.is_none() {
+                self.counters.add(counters::subscribers(0), 1);
+            }
+            if self
+                .table
+                .add_bib(entry.v6, entry.v4, slot, entry.protocol, subscriber, true)
+                .is_ok()
+            {
+                self.subscribers.get_mut(subscriber).bib_count += 1;
+                self.counters
+                    .add(counters::bib_entries(Protocol::index(entry.protocol)), 1);
+            }
+        }
+    }
+}

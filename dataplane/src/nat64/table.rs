@@ -1,0 +1,651 @@
+//! BIBs and session tables (RFC 6146 section 3.1 and 3.2) in session memory.
+//!
+//! A BIB entry and its first session share one cache line; further sessions of the same mapping
+//! are small entries of their own, found by a hash of the entry's number and the IPv4 peer. The
+//! IPv6 side is found by hash, the IPv4 side by position: pool address, protocol, port.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+
+use super::lifetime::STATE_DEAD;
+use super::pool4::Slot;
+use crate::clock::Tick;
+use crate::memory::arena::slab_bytes;
+use crate::memory::{Arena, ArenaError, HashKey, Index, Plain, Probe, Slab, Wheel};
+use crate::route::HopId;
+
+/// A session as stored: the IPv4 peer, its state, and what a packet of it needs next.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Session {
+    /// Z: the IPv4 peer.
+    pub remote: u32,
+    /// z: its port.
+    pub remote_port: u16,
+    /// Which Pref64 the client uses for it.
+    pub pref64: u8,
+    /// State octet, see [`super::lifetime`]; 0 where there is no session.
+    pub state: u8,
+    /// When a packet last refreshed it.
+    pub seen: u32,
+    /// When it was made.
+    pub created: u32,
+    /// What translation from IPv6 to IPv4 changes in the layer 4 checksum (RFC 1624).
+    pub delta: u16,
+    /// Number of the route snapshot that the hops are of, 0 for none.
+    pub hop_generation: u16,
+    /// Next hop towards the IPv4 peer, [`HOP_NONE`] if unknown.
+    pub hop_v4: u16,
+    /// Next hop towards the client, [`HOP_NONE`] if unknown.
+    pub hop_v6: u16,
+}
+
+const _: () = assert!(size_of::<Session>() == 24);
+
+/// No hop kept.
+pub const HOP_NONE: u16 = u16::MAX;
+
+impl Session {
+    /// Whether there is a session and it was not cleared.
+    #[inline]
+    pub fn is_live(&self) -> bool {
+        self.state.wrapping_sub(1) < STATE_DEAD - 1
+    }
+
+    /// The kept hop towards a side, if it is of this route snapshot.
+    #[inline]
+    pub fn hop(&self, generation: u16, towards_v4: bool) -> Option<HopId> {
+        let hop = if towards_v4 { self.hop_v4 } else { self.hop_v6 };
+        (self.hop_generation == generation && hop != HOP_NONE).then_some(HopId(hop))
+    }
+
+    /// Keeps a hop of this route snapshot.
+    pub fn keep_hop(&mut self, generation: u16, towards_v4: bool, hop: HopId) {
+        if self.hop_generation != generation {
+            self.hop_generation = generation;
+            self.hop_v4 = HOP_NONE;
+            self.hop_v6 = HOP_NONE;
+        }
+        *(if towards_v4 {
+            &mut self.hop_v4
+        } else {
+            &mut self.hop_v6
+        }) = hop.0;
+    }
+}
+
+/// A BIB entry with its first session: one cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct BibEntry {
+    v6_ip: [u8; 16],
+    v6_port: u16,
+    v4_port: u16,
+    v4_ip: u32,
+    /// The subscriber; for a free entry, the next free one.
+    pub subscriber: u32,
+    /// Sessions besides the first.
+    pub extra_count: u32,
+    slot: u32,
+    protocol: u8,
+    flags: u8,
+    reserved: [u8; 2],
+    /// The first session, if its state is not 0.
+    pub session: Session,
+}
+
+const _: () = assert!(size_of::<BibEntry>() == 64);
+
+const FLAG_LIVE: u8 = 1;
+const FLAG_STATIC: u8 = 2;
+
+// SAFETY: integers and arrays of them.
+#[allow(unsafe_code)]
+unsafe impl Plain for BibEntry {}
+
+impl BibEntry {
+    /// X',x.
+    #[inline]
+    pub fn v6(&self) -> TransportAddr6 {
+        TransportAddr6 {
+            ip: Ipv6Addr::from(self.v6_ip),
+            port: self.v6_port,
+        }
+    }
+
+    /// T,t.
+    #[inline]
+    pub fn v4(&self) -> TransportAddr4 {
+        TransportAddr4 {
+            ip: Ipv4Addr::from(self.v4_ip),
+            port: self.v4_port,
+        }
+    }
+
+    /// Which BIB it is in.
+    #[inline]
+    pub fn protocol(&self) -> Protocol {
+        match self.protocol {
+            0 => Protocol::Udp,
+            1 => Protocol::Tcp,
+            _ => Protocol::Icmp,
+        }
+    }
+
+    /// Whether it is configured.
+    pub fn is_static(&self) -> bool {
+        self.flags & FLAG_STATIC != 0
+    }
+
+    /// Whether it is an entry at all.
+    pub fn is_live(&self) -> bool {
+        self.flags & FLAG_LIVE != 0
+    }
+
+    /// Sessions that use it.
+    pub fn session_count(&self) -> u32 {
+        self.extra_count + u32::from(self.session.state != 0)
+    }
+
+    #[inline]
+    fn is(&self, ip: Ipv6Addr, port: u16, protocol: Protocol) -> bool {
+        u128::from_ne_bytes(self.v6_ip) == u128::from_ne_bytes(ip.octets())
+            && self.v6_port == port
+            && self.protocol == protocol as u8
+    }
+}
+
+/// A further session of a BIB entry.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct ExtraSession {
+    /// The session.
+    pub session: Session,
+    /// Its BIB entry; for a free one, the next free one.
+    pub bib: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<ExtraSession>() == 32);
+
+// SAFETY: integers only.
+#[allow(unsafe_code)]
+unsafe impl Plain for ExtraSession {}
+
+/// Where a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionRef {
+    /// The first session of that BIB entry.
+    First(u32),
+    /// A further one, with its BIB entry.
+    Extra {
+        /// Its number.
+        extra: u32,
+        /// Its BIB entry's number.
+        bib: u32,
+    },
+}
+
+impl SessionRef {
+    /// The BIB entry's number.
+    #[inline]
+    pub fn bib(self) -> u32 {
+        match self {
+            SessionRef::First(bib) | SessionRef::Extra { bib, .. } => bib,
+        }
+    }
+}
+
+/// What the wheel's references mean: two bits of kind, thirty of number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WheelRef {
+    /// The first session of a BIB entry.
+    First(u32),
+    /// A further session.
+    Extra(u32),
+    /// A port block.
+    Block(u32),
+}
+
+const KIND_SHIFT: u32 = 30;
+
+/// Numbers have to fit a wheel reference.
+pub const NUMBER_MAX: u32 = (1 << KIND_SHIFT) - 1;
+
+impl WheelRef {
+    /// As kept by the wheel.
+    pub fn pack(self) -> u32 {
+        match self {
+            WheelRef::First(number) => number,
+            WheelRef::Extra(number) => 1 << KIND_SHIFT | number,
+            WheelRef::Block(number) => 2 << KIND_SHIFT | number,
+        }
+    }
+
+    /// From what the wheel kept.
+    pub fn unpack(reference: u32) -> WheelRef {
+        let number = reference & NUMBER_MAX;
+        match reference >> KIND_SHIFT {
+            0 => WheelRef::First(number),
+            1 => WheelRef::Extra(number),
+            _ => WheelRef::Block(number),
+        }
+    }
+}
+
+/// What does not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableFull;
+
+const PORTS: usize = 1 << 16;
+
+/// Sizes of the tables of one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Sessions, and so BIB entries, at most.
+    pub sessions: usize,
+    /// Static BIB entries besides.
+    pub statics: usize,
+    /// Pool addresses.
+    pub slots: usize,
+    /// Port blocks.
+    pub blocks: usize,
+}
+
+impl TableSizes {
+    fn bibs(&self) -> usize {
+        self.sessions + self.statics
+    }
+
+    /// The named terms of the memory plan, in octets.
+    pub fn plan(&self) -> [(&'static str, usize); 6] {
+        [
+            (
+                "BIB entries with first session",
+                slab_bytes::<BibEntry>(self.bibs() + 1),
+            ),
+            (
+                "further sessions",
+                slab_bytes::<ExtraSession>(self.sessions + 1),
+            ),
+            (
+                "index of IPv6 transport addresses",
+                Index::bytes(self.bibs()),
+            ),
+            ("index of further sessions", Index::bytes(self.sessions)),
+            (
+                "index of pool ports",
+                slab_bytes::<u32>(self.slots * 3 * PORTS),
+            ),
+            ("timer wheel", Wheel::bytes(self.sessions + self.blocks)),
+        ]
+    }
+}
+
+/// The tables of one worker.
+#[derive(Debug)]
+pub struct Table {
+    bibs: Slab<BibEntry>,
+    bib_free: u32,
+    bib_fresh: u32,
+    extras: Slab<ExtraSession>,
+    extra_free: u32,
+    extra_fresh: u32,
+    by_v6: Index,
+    by_session: Index,
+    ports: Slab<u32>,
+    /// When which session or block is looked at again.
+    pub wheel: Wheel,
+    key: HashKey,
+    session_count: u32,
+    session_count_max: u32,
+}
+
+impl Table {
+    /// Takes its slabs from the arena, as [`TableSizes::plan`] sums them.
+    ///
+    /// # Errors
+    /// The arena is used up.
+    pub fn new(arena: &mut Arena, sizes: &TableSizes, key: HashKey) -> Result<Table, ArenaError> {
+        Ok(Table {
+            bibs: arena.slab(sizes.bibs() + 1)?,
+            bib_free: 0,
+            bib_fresh: 1,
+            extras: arena.slab(sizes.sessions + 1)?,
+            extra_free: 0,
+            extra_fresh: 1,
+            by_v6: Index::new(arena, sizes.bibs())?,
+            by_session: Index::new(arena, sizes.sessions)?,
+            ports: arena.slab(sizes.slots * 3 * PORTS)?,
+            wheel: Wheel::new(arena, sizes.sessions + sizes.blocks)?,
+            key,
+            session_count: 0,
+            session_count_max: u32::try_from(sizes.sessions)
+                .unwrap_or(NUMBER_MAX)
+                .min(NUMBER_MAX),
+        })
+    }
+
+    /// Where an IPv6 transport address leads.
+    #[inline]
+    pub fn probe(&self, ip: Ipv6Addr, port: u16, protocol: Protocol) -> Probe {
+        self.by_v6
+            .probe(self.key.transport(ip, port, protocol as u8))
+    }
+
+    /// First stage of prefetching, IPv6 side: the bucket.
+    #[inline]
+    pub fn prefetch_bucket(&self, probe: Probe) {
+        self.by_v6.prefetch(probe);
+    }
+
+    /// Second stage, IPv6 side: the entry that the bucket most likely means.
+    #[inline]
+    pub fn prefetch_guess(&self, probe: Probe) {
+        self.bibs.prefetch(self.by_v6.guess(probe) as usize);
+    }
+
+    /// First stage, IPv4 side: the place of the port.
+    #[inline]
+    pub fn prefetch_port(&self, slot: Slot, port: u16, protocol: Protocol) {
+        self.ports.prefetch(port_place(slot, port, protocol));
+    }
+
+    /// Second stage, IPv4 side: the entry.
+    #[inline]
+    pub fn prefetch_entry(&self, slot: Slot, port: u16, protocol: Protocol) {
+        self.bibs
+            .prefetch(self.ports[port_place(slot, port, protocol)] as usize);
+    }
+
+    /// The BIB entry of an IPv6 transport address.
+    #[inline]
+    pub fn find_v6(
+        &self,
+        probe: Probe,
+        ip: Ipv6Addr,
+        port: u16,
+        protocol: Protocol,
+    ) -> Option<u32> {
+        self.by_v6
+            .find(probe, |bib| self.bibs[bib as usize].is(ip, port, protocol))
+    }
+
+    /// The BIB entry of a pool transport address.
+    #[inline]
+    pub fn find_v4(&self, slot: Slot, port: u16, protocol: Protocol) -> Option<u32> {
+        let bib = self.ports[port_place(slot, port, protocol)];
+        (bib != 0).then_some(bib)
+    }
+
+    /// A BIB entry.
+    #[inline]
+    pub fn bib(&self, bib: u32) -> &BibEntry {
+        &self.bibs[bib as usize]
+    }
+
+    /// The session of a BIB entry with this IPv4 peer.
+    #[inline]
+    pub fn find_session(&self, bib: u32, remote: Ipv4Addr, remote_port: u16) -> Option<SessionRef> {
+        let entry = &self.bibs[bib as usize];
+        let remote = u32::from(remote);
+        let first = &entry.session;
+        if first.remote == remote && first.remote_port == remote_port && first.is_live() {
+            return Some(SessionRef::First(bib));
+        }
+        if entry.extra_count == 0 {
+            return None;
+        }
+        self.find_extra(bib, remote, remote_port)
+    }
+
+    fn find_extra(&self, bib: u32, remote: u32, remote_port: u16) -> Option<SessionRef> {
+        let probe = self
+            .by_session
+            .probe(self.key.session(bib, remote, remote_port));
+        let extra = self.by_session.find(probe, |extra| {
+            let extra = &self.extras[extra as usize];
+            let session = &extra.session;
+            extra.bib == bib
+                && session.remote == remote
+                && session.remote_port == remote_port
+                && session.is_live()
+        })?;
+        Some(SessionRef::Extra { extra, bib })
+    }
+
+    /// A session.
+    #[inline]
+    pub fn session(&self, at: SessionRef) -> &Session {
+        match at {
+            SessionRef::First(bib) => &self.bibs[bib as usize].session,
+            SessionRef::Extra { extra, .. } => &self.extras[extra as usize].session,
+        }
+    }
+
+    /// A session, to write.
+    #[inline]
+    pub fn session_mut(&mut self, at: SessionRef) -> &mut Session {
+        match at {
+            SessionRef::First(bib) => &mut self.bibs[bib as usize].session,
+            SessionRef::Extra { extra, .. } => &mut self.extras[extra as usize].session,
+        }
+    }
+
+    /// A further session with its BIB entry, by number.
+    pub fn extra(&self, extra: u32) -> &ExtraSession {
+        &self.extras[extra as usize]
+    }
+
+    /// Prefetches what a wheel reference means.
+    #[inline]
+    pub fn prefetch_due(&self, due: WheelRef) {
+        match due {
+            WheelRef::First(bib) => self.bibs.prefetch(bib as usize),
+            WheelRef::Extra(extra) => self.extras.prefetch(extra as usize),
+            WheelRef::Block(_) => {}
+        }
+    }
+
+    /// Prefetches what removing the first session of an entry will touch.
+    #[inline]
+    pub fn prefetch_removal(&self, bib: u32) {
+        let entry = &self.bibs[bib as usize];
+        let v6 = entry.v6();
+        self.by_v6
+            .prefetch(self.probe(v6.ip, v6.port, entry.protocol()));
+        self.ports
+            .prefetch(port_place(entry.slot, entry.v4_port, entry.protocol()));
+    }
+
+    /// Whether one more session fits.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.session_count < self.session_count_max
+    }
+
+    /// Makes a BIB entry without sessions. The caller has made sure that neither transport
+    /// address has one.
+    ///
+    /// # Errors
+    /// No room; nothing is changed.
+    pub fn add_bib(
+        &mut self,
+        v6: TransportAddr6,
+        v4: TransportAddr4,
+        slot: Slot,
+        protocol: Protocol,
+        subscriber: u32,
+        is_static: bool,
+    ) -> Result<u32, TableFull> {
+        let bib = if self.bib_free != 0 {
+            self.bib_free
+        } else {
+            self.bib_fresh
+        };
+        if bib as usize >= self.bibs.len() {
+            return Err(TableFull);
+        }
+        let probe = self.probe(v6.ip, v6.port, protocol);
+        self.by_v6.insert(probe, bib).map_err(|_| TableFull)?;
+        if self.bib_free != 0 {
+            self.bib_free = self.bibs[bib as usize].subscriber;
+        } else {
+            self.bib_fresh += 1;
+        }
+        self.ports[port_place(slot, v4.port, protocol)] = bib;
+        self.bibs[bib as usize] = BibEntry {
+            v6_ip: v6.ip.octets(),
+            v6_port: v6.port,
+            v4_port: v4.port,
+            v4_ip: u32::from(v4.ip),
+            subscriber,
+            extra_count: 0,
+            slot,
+            protocol: protocol as u8,
+            flags: FLAG_LIVE | if is_static { FLAG_STATIC } else { 0 },
+            reserved: [0; 2],
+            session: Session::default(),
+        };
+        Ok(bib)
+    }
+
+    /// Removes a BIB entry that has no sessions.
+    pub fn remove_bib(&mut self, bib: u32) {
+        let entry = self.bibs[bib as usize];
+        debug_assert!(
+            entry.session_count() == 0,
+            "a BIB entry goes after its sessions"
+        );
+        let probe = self.probe(entry.v6().ip, entry.v6_port, entry.protocol());
+        let found = self.by_v6.remove(probe, bib);
+        debug_assert!(found, "every live BIB entry is indexed");
+        self.ports[port_place(entry.slot, entry.v4_port, entry.protocol())] = 0;
+        let entry = &mut self.bibs[bib as usize];
+        entry.flags = 0;
+        entry.subscriber = self.bib_free;
+        self.bib_free = bib;
+    }
+
+    /// Makes a session of a BIB entry and has the wheel visit it.
+    ///
+    /// # Errors
+    /// No room; nothing is changed.
+    pub fn add_session(
+        &mut self,
+        bib: u32,
+        session: Session,
+        visit: Tick,
+    ) -> Result<SessionRef, TableFull> {
+        if !self.has_room() {
+            return Err(TableFull);
+        }
+        let at = if self.bibs[bib as usize].session.state == 0 {
+            self.bibs[bib as usize].session = session;
+            self.wheel.arm(visit, WheelRef::First(bib).pack());
+            SessionRef::First(bib)
+        } else {
+            self.add_extra(bib, session, visit)?
+        };
+        self.session_count += 1;
+        Ok(at)
+    }
+
+    fn add_extra(
+        &mut self,
+        bib: u32,
+        session: Session,
+        visit: Tick,
+    ) -> Result<SessionRef, TableFull> {
+        let extra = if self.extra_free != 0 {
+            self.extra_free
+        } else {
+            self.extra_fresh
+        };
+        if extra as usize >= self.extras.len() {
+            return Err(TableFull);
+        }
+        let probe =
+            self.by_session
+                .probe(self.key.session(bib, session.remote, session.remote_port));
+        self.by_session
+            .insert(probe, extra)
+            .map_err(|_| TableFull)?;
+        if self.extra_free != 0 {
+            self.extra_free = self.extras[extra as usize].bib;
+        } else {
+            self.extra_fresh += 1;
+        }
+        self.extras[extra as usize] = ExtraSession {
+            session,
+            bib,
+            reserved: 0,
+        };
+        self.bibs[bib as usize].extra_count += 1;
+        self.wheel.arm(visit, WheelRef::Extra(extra).pack());
+        Ok(SessionRef::Extra { extra, bib })
+    }
+
+    /// Takes a session out at the wheel's visit; the wheel no longer refers to it.
+    pub fn remove_session(&mut self, at: SessionRef) {
+        match at {
+            SessionRef::First(bib) => self.bibs[bib as usize].session = Session::default(),
+            SessionRef::Extra { extra, bib } => {
+                let session = self.extras[extra as usize].session;
+                let probe = self.by_session.probe(self.key.session(
+                    bib,
+                    session.remote,
+                    session.remote_port,
+                ));
+                let found = self.by_session.remove(probe, extra);
+                debug_assert!(found, "every further session is indexed");
+                self.bibs[bib as usize].extra_count -= 1;
+                let gone = &mut self.extras[extra as usize];
+                gone.session = Session::default();
+                gone.bib = self.extra_free;
+                self.extra_free = extra;
+            }
+        }
+        self.session_count -= 1;
+    }
+
+    /// Marks a session as over; the wheel's next visit, within TCP_TRANS, removes it.
+    pub fn kill_session(&mut self, at: SessionRef) {
+        self.session_mut(at).state = STATE_DEAD;
+    }
+
+    /// Live BIB entries from number `from` on, at most `look` numbers looked at; the number to go
+    /// on from, if any is left.
+    pub fn bibs_from(
+        &self,
+        from: u32,
+        look: u32,
+    ) -> (impl Iterator<Item = (u32, &BibEntry)>, Option<u32>) {
+        let from = from.max(1);
+        let end = from.saturating_add(look).min(self.bib_fresh);
+        let rows = (from..end)
+            .map(|bib| (bib, &self.bibs[bib as usize]))
+            .filter(|(_, entry)| entry.is_live());
+        (rows, (end < self.bib_fresh).then_some(end))
+    }
+
+    /// Further sessions from number `from` on, as [`Table::bibs_from`].
+    pub fn extras_from(
+        &self,
+        from: u32,
+        look: u32,
+    ) -> (impl Iterator<Item = (u32, &ExtraSession)>, Option<u32>) {
+        let from = from.max(1);
+        let end = from.saturating_add(look).min(self.extra_fresh);
+        let rows = (from..end)
+            .map(|extra| (extra, &self.extras[extra as usize]))
+            .filter(|(_, extra)| extra.session.state != 0);
+        (rows, (end < self.extra_fresh).then_some(end))
+    }
+}
+
+#[inline]
+fn port_place(slot: Slot, port: u16, protocol: Protocol) -> usize {
+    (slot as usize * 3 + protocol.index()) << 16 | usize::from(port)
+}

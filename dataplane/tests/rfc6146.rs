@@ -1,0 +1,8 @@
+//! RFC 6146, a file for each section.
+#![allow(missing_docs)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "rfc6146/section_3_5_sessions.rs"]
+mod section_3_5_sessions;
