@@ -1,0 +1,63 @@
+//! ICMP: ping, traceroute and path MTU discovery.
+
+use super::super::topology::{NARROW, NARROW_MTU, Namespace, ROUTER1, ROUTER2, SERVER, in_pref64};
+use super::{Finding, client, expect, output};
+
+pub(super) fn ping(size: u16) -> Finding {
+    let server = in_pref64(SERVER);
+    let answer = client(
+        &format!("ping -6 -n -c 5 -i 0.2 -W 2 -s {size} {server}"),
+        20,
+    )?;
+    expect(&answer, " 0% packet loss")?;
+    let times = answer
+        .lines()
+        .find(|line| line.starts_with("rtt"))
+        .unwrap_or("5 of 5");
+    Ok(times.to_owned())
+}
+
+/// Hop 1 is the gateway; then come both IPv4 routers and the server, each as its Pref64 address.
+pub(super) fn traceroute() -> Finding {
+    let server = in_pref64(SERVER);
+    let answer = client(&format!("traceroute -6 -n -q 1 -w 3 -m 8 {server}"), 40)?;
+    let hops: Vec<&str> = answer
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    let wanted = [ROUTER1, ROUTER2, SERVER].map(|hop| in_pref64(hop).to_string());
+    if hops.len() == 4 && hops[0] != "*" && hops[1..] == wanted {
+        Ok(hops.join(" "))
+    } else {
+        Err(format!(
+            "expected the gateway, then {}, found {}",
+            wanted.join(" "),
+            hops.join(" ")
+        ))
+    }
+}
+
+/// RFC 7915 section 4.2: an ICMPv4 "fragmentation needed" of MTU 1280 becomes a "packet too big"
+/// of 1300, the 20 octets by which the IPv6 header is longer.
+pub(super) fn path_mtu() -> Finding {
+    let narrow = in_pref64(NARROW);
+    let command = format!("ping -6 -n -c 3 -i 0.3 -W 2 -M do -s 1400 {narrow}");
+    let pings = output(Namespace::Client, &command, 20)?;
+    let wanted = NARROW_MTU + 20;
+    let route = client(&format!("ip -6 route get {narrow}"), 10)?;
+    if !route.contains(&format!("mtu {wanted}")) {
+        return Err(format!(
+            "expected mtu {wanted} in the client's route, found {:?}; ping said {:?}",
+            route.trim(),
+            pings.reason()
+        ));
+    }
+    let fits = wanted - 40 - 8;
+    let answer = client(
+        &format!("ping -6 -n -c 3 -i 0.3 -W 2 -M do -s {fits} {narrow}"),
+        20,
+    )?;
+    expect(&answer, " 0% packet loss")?;
+    Ok(format!("mtu {wanted}"))
+}
