@@ -113,6 +113,7 @@ drop_reasons! {
     SessionTableFull "session_table_full" "The session table is full (dataplane.session_count_max).",
     PacketTooBig "packet_too_big" "Longer than the MTU of the next link; answered with packet too big or fragmentation needed.",
     FragmentUnmatched "fragment_unmatched" "A later fragment whose first did not come in time.",
+    FragmentDuplicate "fragment_duplicate" "The same fragment once more.",
     FragmentOverlap "fragment_overlap" "Fragments of one packet overlap (RFC 5722).",
     FragmentsFull "fragments_full" "The bounded store of fragments is full, in all or for that source.",
     HairpinOff "hairpin_off" "To a pool address from IPv6 while nat64.hairpin = false.",
@@ -185,15 +186,8 @@ pub enum Refusal {
     Drop(DropReason),
     /// Counted as a drop and answered.
     Reject(DropReason, IcmpError),
-}
-
-impl Refusal {
-    /// The reason it is counted under.
-    pub fn reason(self) -> DropReason {
-        match self {
-            Refusal::Drop(reason) | Refusal::Reject(reason, _) => reason,
-        }
-    }
+    /// Not now: the engine has a copy and answers later.
+    Hold,
 }
 
 impl From<DropReason> for Refusal {

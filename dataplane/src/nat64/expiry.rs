@@ -1,19 +1,22 @@
 //! Expiry: a bounded number of sessions and blocks is visited in a turn of the worker.
 
-use super::Nat64;
 use super::lifetime::STATE_DEAD;
 use super::table::{SessionRef, WheelRef};
 use super::tcp_state::TcpState;
+use super::{Context, Nat64};
 use crate::clock::{Instant, Tick};
 use crate::command::Event;
 use crate::counters;
+use crate::route::RouteSnapshot;
 
 impl Nat64 {
     /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
     /// up to fifteen); returns how many were visited. Zero means that nothing is due.
-    pub fn expire(&mut self, now: Instant, budget: usize) -> usize {
+    pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
         let tick = now.tick();
         self.work_off_clears();
+        self.expire_fragments(budget, now);
+        self.expire_syns(budget, &Context::new(routes, now));
         let mut visited = 0;
         while visited < budget {
             let Some(due) = self.table.wheel.take_due(tick) else {

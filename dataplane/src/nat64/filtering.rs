@@ -5,15 +5,15 @@ use std::net::Ipv4Addr;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use gate64_wire::checksum::Delta;
-use gate64_wire::facts::tcp_flag;
 
 use super::lifetime::{STATE_ICMP, STATE_UDP};
 use super::table::{HOP_NONE, Session, SessionRef, WheelRef};
 use super::tcp_state::TcpState;
-use super::{Context, Found, Hop, Nat64, PreparedV4, PreparedV6};
+use super::{Context, Found, Hop, Nat64, PreparedV4, PreparedV6, mapped_of, opens_tcp, peer_of};
 use crate::command::{BlockEvent, Event, SessionEvent};
 use crate::config::Filtering;
 use crate::counters;
+use crate::packet::Packet;
 use crate::verdict::{DropReason, IcmpError, Refusal, Side};
 
 /// What the write needs to know of a BIB entry and session.
@@ -55,6 +55,7 @@ impl Nat64 {
     #[inline]
     pub(super) fn filter_and_update_v4(
         &mut self,
+        packet: &Packet,
         one: &PreparedV4,
         bib: u32,
         session: Option<SessionRef>,
@@ -66,7 +67,7 @@ impl Nat64 {
                 self.refresh(at, Side::V4, one.protocol, one.facts.l4.tcp_flags, context);
                 at
             }
-            None => match self.open_v4(one, bib, context)? {
+            None => match self.open_v4(packet, one, bib, context)? {
                 Opened::Session(at) => at,
                 Opened::Stateless(mapping) => return Ok(mapping),
             },
@@ -126,9 +127,7 @@ impl Nat64 {
         context: &Context,
     ) -> Result<Opened, Refusal> {
         let facts = &one.facts;
-        let syn_only =
-            facts.l4.tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN;
-        if one.protocol == Protocol::Tcp && !syn_only {
+        if one.protocol == Protocol::Tcp && !opens_tcp(facts.l4.tcp_flags) {
             // RFC 6146 section 3.5.2.2, CLOSED: translated without state, or dropped without BIB.
             let bib = bib.ok_or(DropReason::TcpNotSyn)?;
             return Ok(Opened::Stateless(self.stateless(
@@ -168,9 +167,17 @@ impl Nat64 {
             Some(bib) => bib,
             None => self.map(v6, one.protocol, subscriber, context)?,
         };
+        let peer = TransportAddr4 {
+            ip: one.remote,
+            port: one.facts.l4.dst_port,
+        };
         let state = match one.protocol {
             Protocol::Udp => STATE_UDP,
             Protocol::Icmp => STATE_ICMP,
+            // The peer's SYN was here already: a simultaneous open.
+            Protocol::Tcp if self.release_syn(self.table.bib(bib).v4(), peer) => {
+                TcpState::Established as u8
+            }
             Protocol::Tcp => TcpState::V6Init as u8,
         };
         let remote_port = if one.protocol == Protocol::Icmp {
@@ -189,27 +196,21 @@ impl Nat64 {
     #[cold]
     fn open_v4(
         &mut self,
+        packet: &Packet,
         one: &PreparedV4,
         bib: u32,
         context: &Context,
     ) -> Result<Opened, Refusal> {
         let facts = &one.facts;
         if self.config.filtering == Filtering::AddressDependent && !self.talks_to(bib, facts.src) {
-            return Err(Refusal::Reject(
-                DropReason::Filtered,
-                IcmpError::AdminProhibited,
-            ));
+            return Err(self.filtered(packet, one, context));
         }
         // New sessions from IPv4 are embedded in the first prefix.
         let pref64 = 0;
         let state = match one.protocol {
             Protocol::Udp => STATE_UDP,
             Protocol::Icmp => STATE_ICMP,
-            Protocol::Tcp
-                if facts.l4.tcp_flags & (tcp_flag::SYN | tcp_flag::RST) == tcp_flag::SYN =>
-            {
-                TcpState::V4Init as u8
-            }
+            Protocol::Tcp if opens_tcp(facts.l4.tcp_flags) => TcpState::V4Init as u8,
             Protocol::Tcp => {
                 let mapping =
                     self.stateless(bib, facts.src, facts.l4.src_port, pref64, one.protocol);
@@ -229,6 +230,15 @@ impl Nat64 {
             self.subscribers.get_mut(subscriber).refusals += 1;
         }
         Ok(Opened::Session(opened?))
+    }
+
+    /// RFC 6146 section 3.5.2.2: a filtered SYN is held, for the client's may be on its way.
+    fn filtered(&mut self, packet: &Packet, one: &PreparedV4, context: &Context) -> Refusal {
+        let facts = &one.facts;
+        if one.protocol == Protocol::Tcp && opens_tcp(facts.l4.tcp_flags) {
+            return self.hold_syn(packet.bytes(), mapped_of(facts), peer_of(facts), context);
+        }
+        Refusal::Reject(DropReason::Filtered, IcmpError::AdminProhibited)
     }
 
     fn may_open(&mut self, subscriber: u32, context: &Context) -> Result<(), Refusal> {

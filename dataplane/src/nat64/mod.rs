@@ -10,6 +10,7 @@
 mod block;
 mod expiry;
 mod filtering;
+mod fragment;
 mod icmp;
 mod lifetime;
 mod listing;
@@ -17,7 +18,9 @@ mod outbox;
 pub mod ownership;
 pub mod plan;
 pub mod pool4;
+mod scratch;
 mod subscriber;
+mod syn_hold;
 mod table;
 pub mod tcp_state;
 mod way;
@@ -28,11 +31,12 @@ use std::sync::Arc;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
 use gate64_wire::checksum::Delta;
-use gate64_wire::facts::{Ipv4Facts, Ipv6Facts, L4Kind, tcp_flag};
+use gate64_wire::facts::{FragmentFacts, Ipv4Facts, Ipv6Facts, L4Kind, tcp_flag};
 use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use self::block::Blocks;
+use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
 use self::outbox::Outbox;
@@ -40,7 +44,9 @@ pub use self::outbox::Outgoing;
 use self::ownership::Ownership;
 use self::plan::Shared;
 use self::pool4::{PoolMap, Slot};
+use self::scratch::Scratch;
 use self::subscriber::Subscribers;
+use self::syn_hold::SynHold;
 use self::table::{SessionRef, Table};
 use self::way::Way;
 use crate::clock::{Instant, Tick};
@@ -92,6 +98,8 @@ pub struct Item {
     pub side: Side,
     /// The interface it came from.
     pub port: PortId,
+    /// Whether another worker sent it here.
+    pub handed_off: bool,
     /// Set by [`Nat64::process`].
     pub verdict: Verdict,
     /// Set by [`Nat64::process`] for packets that leave.
@@ -143,12 +151,22 @@ enum Prepared {
     V6(PreparedV6),
     /// TCP, UDP or echo from IPv4.
     V4(PreparedV4),
+    /// A fragment from IPv6, not an atomic one.
+    FragmentV6(Ipv6Facts, FragmentFacts),
+    /// A fragment from IPv4, and whether another worker sent it here.
+    FragmentV4(Ipv4Facts, FragmentFacts, bool),
     /// An ICMPv6 error.
     ErrorV6(Ipv6Facts),
     /// An ICMPv4 error.
     ErrorV4(Ipv4Facts),
     /// Decided.
     Settled(Verdict, Hop),
+}
+
+impl Prepared {
+    fn handed_to(worker: WorkerId, side: Side) -> Prepared {
+        Prepared::Settled(Verdict::Handoff { worker, side }, Hop::None)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -188,6 +206,8 @@ pub struct Nat64 {
     error_budget: ErrorBudget,
     clears: listing::Clears,
     outbox: Outbox,
+    fragments: Fragments,
+    syn_hold: SynHold,
     block_idle_ticks: u32,
     log_sessions: bool,
     recompute_checksums: Vec<bool>,
@@ -220,7 +240,7 @@ impl Nat64 {
             if self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
                 recompute_checksum(&mut packet, item.side);
             }
-            prepared.push(self.prepare(&mut packet, item.side, &context));
+            prepared.push(self.prepare(&mut packet, item.side, item.handed_off, &context));
         }
         for one in &prepared {
             self.prefetch(one);
@@ -233,10 +253,16 @@ impl Nat64 {
     }
 
     /// Stage one: parse, refuse what content alone decides, find the owner, ask for the first line.
-    fn prepare(&mut self, packet: &mut Packet, side: Side, context: &Context) -> Prepared {
+    fn prepare(
+        &mut self,
+        packet: &mut Packet,
+        side: Side,
+        handed_off: bool,
+        context: &Context,
+    ) -> Prepared {
         let prepared = match side {
             Side::V6 => self.prepare_v6(packet.bytes()),
-            Side::V4 => self.prepare_v4(packet.bytes()),
+            Side::V4 => self.prepare_v4(packet.bytes(), handed_off),
         };
         prepared.unwrap_or_else(|refusal| {
             let (verdict, hop) = self.refuse(packet, side, refusal, context);
@@ -249,64 +275,60 @@ impl Nat64 {
         let facts = Ipv6Facts::parse(bytes)?;
         let (pref64, remote) = self.pref64_of(&facts)?;
         siit::check_v6(&facts)?;
-        let protocol = match facts.l4.kind {
-            L4Kind::Udp => Protocol::Udp,
-            L4Kind::Tcp => Protocol::Tcp,
-            L4Kind::EchoRequest | L4Kind::EchoReply => Protocol::Icmp,
-            L4Kind::IcmpError => return Ok(Prepared::ErrorV6(facts)),
-            L4Kind::LaterFragment => return Err(DropReason::FragmentUnmatched.into()),
-            L4Kind::IcmpOther | L4Kind::Unknown => return Err(DropReason::UnknownProtocol.into()),
-        };
+        if facts.l4.kind == L4Kind::IcmpError && facts.fragment.is_none() {
+            return Ok(Prepared::ErrorV6(facts));
+        }
         let owner = self.ownership.of_v6(facts.src);
         if owner != self.worker {
-            return Ok(Prepared::Settled(
-                Verdict::Handoff {
-                    worker: owner,
-                    side: Side::V6,
-                },
-                Hop::None,
-            ));
+            return Ok(Prepared::handed_to(owner, Side::V6));
         }
+        if let Some(fragment) = facts.fragment.filter(is_part) {
+            return Ok(Prepared::FragmentV6(facts, fragment));
+        }
+        self.look_up_v6(&facts, pref64, remote).map(Prepared::V6)
+    }
+
+    /// Asks the memory for the line that the packet's session is found by.
+    #[inline]
+    fn look_up_v6(
+        &self,
+        facts: &Ipv6Facts,
+        pref64: u8,
+        remote: Ipv4Addr,
+    ) -> Result<PreparedV6, Refusal> {
+        let protocol = protocol_of(facts.l4.kind)?;
         let probe = self.table.probe(facts.src, facts.l4.src_port, protocol);
         self.table.prefetch_bucket(probe);
-        Ok(Prepared::V6(PreparedV6 {
-            facts,
+        Ok(PreparedV6 {
+            facts: *facts,
             protocol,
             remote,
             pref64,
             probe,
-        }))
+        })
     }
 
     #[inline]
-    fn prepare_v4(&self, bytes: &[u8]) -> Result<Prepared, Refusal> {
+    fn prepare_v4(&self, bytes: &[u8], handed_off: bool) -> Result<Prepared, Refusal> {
         let facts = Ipv4Facts::parse(bytes)?;
         let slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
         if !may_be_source(facts.src) {
             return Err(DropReason::SourceMartian.into());
         }
         siit::check_v4(&facts, &self.rules)?;
-        let protocol = match facts.l4.kind {
-            L4Kind::Udp => Protocol::Udp,
-            L4Kind::Tcp => Protocol::Tcp,
-            L4Kind::EchoRequest | L4Kind::EchoReply => Protocol::Icmp,
-            L4Kind::IcmpError => return Ok(Prepared::ErrorV4(facts)),
-            L4Kind::LaterFragment => return Err(DropReason::FragmentUnmatched.into()),
-            L4Kind::IcmpOther | L4Kind::Unknown => return Err(DropReason::UnknownProtocol.into()),
-        };
-        let owner = self
-            .ownership
-            .of_v4(&self.pool, facts.dst, facts.l4.dst_port, protocol);
-        if owner != self.worker {
-            return Ok(Prepared::Settled(
-                Verdict::Handoff {
-                    worker: owner,
-                    side: Side::V4,
-                },
-                Hop::None,
-            ));
+        if let Some(fragment) = facts.fragment {
+            return Ok(Prepared::FragmentV4(facts, fragment, handed_off));
         }
-        self.table.prefetch_port(slot, facts.l4.dst_port, protocol);
+        if facts.l4.kind == L4Kind::IcmpError {
+            return Ok(Prepared::ErrorV4(facts));
+        }
+        let protocol = protocol_of(facts.l4.kind)?;
+        let port = facts.l4.dst_port;
+        let owner = self.ownership.of_v4(&self.pool, facts.dst, port, protocol);
+        if owner != self.worker {
+            return Ok(Prepared::handed_to(owner, Side::V4));
+        }
+        self.table.prefetch_port(slot, port, protocol);
         Ok(Prepared::V4(PreparedV4 {
             facts,
             protocol,
@@ -366,6 +388,12 @@ impl Nat64 {
         let done = match prepared {
             Prepared::V6(one) => self.v6_to_v4(packet, one, context),
             Prepared::V4(one) => self.v4_to_v6(packet, one, context),
+            Prepared::FragmentV6(facts, fragment) => {
+                self.fragment_v6(packet, facts, *fragment, context)
+            }
+            Prepared::FragmentV4(facts, fragment, gathered) => {
+                self.fragment_v4(packet, facts, *fragment, *gathered, context)
+            }
             Prepared::ErrorV6(facts) => self.error_v6_to_v4(packet, facts, context),
             Prepared::ErrorV4(facts) => self.error_v4_to_v6(packet, facts, context),
             Prepared::Settled(verdict, hop) => return (self.count_handoff(side, *verdict), *hop),
@@ -384,16 +412,32 @@ impl Nat64 {
         one: &PreparedV6,
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
-        let facts = &one.facts;
         let hairpin = self.hairpins(one)?;
+        let (outgoing, way) = self.write_v4(packet, one, hairpin, context)?;
+        if hairpin {
+            return self.hairpin(packet, &outgoing, context);
+        }
+        self.count_forwarded(Side::V6, one.facts.len);
+        Ok((Verdict::Forward(Side::V4), way.hop))
+    }
+
+    /// Sections 3.5 to 3.7 for a packet from IPv6: session, outgoing tuple, translation.
+    #[inline]
+    fn write_v4(
+        &mut self,
+        packet: &mut Packet,
+        one: &PreparedV6,
+        hairpin: bool,
+        context: &Context,
+    ) -> Result<(Tuple4, Way), Refusal> {
+        let facts = &one.facts;
         let found = self.find_v6(one);
         let way = if hairpin {
             Way::HAIRPIN
         } else {
-            self.way_v4(found.session(), one.remote, context)?
+            self.way_v4(found.session, one.remote, context)?
         };
-        let len = facts.len - facts.l4_offset + IPV4_HEADER;
-        if len > way.mtu {
+        if facts.len - facts.l4_offset + IPV4_HEADER > way.mtu {
             return Err(way::too_big_for_v4(way.mtu));
         }
         let mapping = self.filter_and_update_v6(one, found, way.hop, context)?;
@@ -401,11 +445,10 @@ impl Nat64 {
             src: mapping.v4,
             dst: TransportAddr4 {
                 ip: one.remote,
-                port: self.remote_port_v6(facts, &mapping),
+                port: remote_port_v6(facts, &mapping),
             },
             protocol: one.protocol,
         };
-        let is_syn = one.protocol == Protocol::Tcp && facts.l4.tcp_flags & tcp_flag::SYN != 0;
         self.identification = self.identification.wrapping_add(1);
         siit::v6_to_v4(
             packet,
@@ -415,19 +458,11 @@ impl Nat64 {
             &self.rules,
             self.identification,
         );
-        if is_syn {
-            self.clamp_mss(
-                packet,
-                IPV4_HEADER,
-                way.mtu,
-                self.mtu_towards_v6(facts.src, context),
-            );
+        if is_syn(one.protocol, facts.l4.tcp_flags) {
+            let mtu_v6 = self.mtu_towards_v6(facts.src, context);
+            self.clamp_mss(packet, IPV4_HEADER, way.mtu, mtu_v6);
         }
-        if hairpin {
-            return self.hairpin(packet, &outgoing, context);
-        }
-        self.count_forwarded(Side::V6, facts.len);
-        Ok((Verdict::Forward(Side::V4), way.hop))
+        Ok((outgoing, way))
     }
 
     /// A packet from IPv4 (RFC 6146 sections 3.4 to 3.7).
@@ -438,27 +473,33 @@ impl Nat64 {
         one: &PreparedV4,
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
+        let (_, way, verdict) = self.write_v6(packet, one, context)?;
+        Ok((verdict, way.hop))
+    }
+
+    /// Sections 3.5 to 3.7 for a packet from IPv4: session, outgoing tuple, translation.
+    #[inline]
+    fn write_v6(
+        &mut self,
+        packet: &mut Packet,
+        one: &PreparedV4,
+        context: &Context,
+    ) -> Result<(Tuple6, Way, Verdict), Refusal> {
         let facts = &one.facts;
-        let Some(bib) = self
-            .table
-            .find_v4(one.slot, facts.l4.dst_port, one.protocol)
-        else {
-            return Err(DropReason::NoBib.into());
+        let port = facts.l4.dst_port;
+        let Some(bib) = self.table.find_v4(one.slot, port, one.protocol) else {
+            return Err(self.no_bib(packet, one, context));
         };
-        let remote_port = if one.protocol == Protocol::Icmp {
-            0
-        } else {
-            facts.l4.src_port
-        };
-        let session = self.table.find_session(bib, facts.src, remote_port);
+        let session = self.table.find_session(bib, facts.src, remote_port_v4(one));
         let client = self.table.bib(bib).v6();
         let way = self.way_v6(session, client.ip, context)?;
-        self.fits_v6(packet, facts, way.mtu)?;
-        let mapping = self.filter_and_update_v4(one, bib, session, way.hop, context)?;
+        let cut = self.fits_v6(packet, facts, way.mtu)?;
+        let mapping = self.filter_and_update_v4(packet, one, bib, session, way.hop, context)?;
+        let is_query = one.protocol == Protocol::Icmp;
         let outgoing = Tuple6 {
             src: TransportAddr6 {
-                ip: self.config.pref64[usize::from(mapping.pref64)].embed(facts.src),
-                port: if one.protocol == Protocol::Icmp {
+                ip: self.pref64(mapping.pref64).embed(facts.src),
+                port: if is_query {
                     client.port
                 } else {
                     facts.l4.src_port
@@ -467,37 +508,90 @@ impl Nat64 {
             dst: client,
             protocol: one.protocol,
         };
-        let is_syn = one.protocol == Protocol::Tcp && facts.l4.tcp_flags & tcp_flag::SYN != 0;
-        siit::v4_to_v6(
-            packet,
-            facts,
-            &outgoing,
-            mapping.delta.reverse(),
-            &self.rules,
-        );
-        if is_syn {
-            self.clamp_mss(
-                packet,
-                IPV6_HEADER,
-                self.mtu_towards_v4(facts.src, context),
-                way.mtu,
-            );
+        let delta = mapping.delta.reverse();
+        siit::v4_to_v6(packet, facts, &outgoing, delta, &self.rules);
+        if is_syn(one.protocol, facts.l4.tcp_flags) {
+            let mtu_v4 = self.mtu_towards_v4(facts.src, context);
+            self.clamp_mss(packet, IPV6_HEADER, mtu_v4, way.mtu);
         }
         self.count_forwarded(Side::V4, facts.len);
-        Ok((Verdict::Forward(Side::V6), way.hop))
+        let verdict = self.leave_v6(packet, facts, cut, way.hop);
+        Ok((outgoing, way, verdict))
     }
 
-    /// Whether the translated packet fits the link towards the client, and its header the frame.
+    /// Whether the header fits the frame and the packet the link towards the client. A packet
+    /// without DF that does not is cut: the size to cut to (RFC 7915 section 4.1).
     #[inline]
-    fn fits_v6(&self, packet: &Packet, facts: &Ipv4Facts, mtu: u16) -> Result<(), Refusal> {
+    fn fits_v6(
+        &self,
+        packet: &Packet,
+        facts: &Ipv4Facts,
+        mtu: u16,
+    ) -> Result<Option<u16>, Refusal> {
         let growth = siit::v4_to_v6_growth(facts);
         if packet.headroom() < usize::from(growth) + LINK_HEADER_MAX {
             return Err(DropReason::Headroom.into());
         }
-        if facts.len.saturating_add(growth) > mtu {
-            return Err(way::too_big_for_v6(growth, mtu));
+        let len = facts.len.saturating_add(growth);
+        if facts.dont_fragment {
+            return if len > mtu {
+                Err(way::too_big_for_v6(growth, mtu))
+            } else {
+                Ok(None)
+            };
         }
-        Ok(())
+        let lowest = self.config.ipv6_mtu_lowest.min(mtu);
+        if len <= lowest {
+            return Ok(None);
+        }
+        // Every fragment carries at least 1280 - 48 octets.
+        if self.outbox.room() < usize::from(len) / 1232 + 1 {
+            return Err(DropReason::FramesExhausted.into());
+        }
+        Ok(Some(lowest))
+    }
+
+    /// A translated packet leaves whole, or in fragments by the outbox.
+    #[inline]
+    fn leave_v6(
+        &mut self,
+        packet: &Packet,
+        facts: &Ipv4Facts,
+        cut: Option<u16>,
+        hop: Hop,
+    ) -> Verdict {
+        match cut {
+            None => Verdict::Forward(Side::V6),
+            Some(lowest) => self.cut(packet, facts, lowest, hop),
+        }
+    }
+
+    #[cold]
+    fn cut(&mut self, packet: &Packet, facts: &Ipv4Facts, lowest: u16, hop: Hop) -> Verdict {
+        for fragment in siit::fragments_v6(packet.bytes(), facts.id, lowest) {
+            let verdict = Verdict::Forward(Side::V6);
+            let posted = self
+                .outbox
+                .post(fragment.len(), verdict, hop, |to| fragment.write(to));
+            let counted = if posted {
+                counters::fragments_created(0)
+            } else {
+                counters::drop_id(Side::V4, DropReason::FramesExhausted)
+            };
+            self.counters.add(counted, 1);
+        }
+        Verdict::Hold
+    }
+
+    /// No mapping: a SYN is held (RFC 6146 section 3.5.2.2), anything else dropped.
+    #[cold]
+    fn no_bib(&mut self, packet: &Packet, one: &PreparedV4, context: &Context) -> Refusal {
+        let facts = &one.facts;
+        let opens = one.protocol == Protocol::Tcp && opens_tcp(facts.l4.tcp_flags);
+        if !opens || self.pool.block(facts.dst, facts.l4.dst_port).is_none() {
+            return DropReason::NoBib.into();
+        }
+        self.hold_syn(packet.bytes(), mapped_of(facts), peer_of(facts), context)
     }
 
     /// Whether the packet turns around (RFC 6146 section 3.8).
@@ -539,17 +633,8 @@ impl Nat64 {
                 Hop::None,
             ));
         }
-        let prepared = self.prepare(packet, Side::V4, context);
+        let prepared = self.prepare(packet, Side::V4, false, context);
         Ok(self.translate(packet, Side::V4, &prepared, context))
-    }
-
-    /// ICMP queries have one identifier, which is the mapping's on the IPv4 side.
-    #[inline]
-    fn remote_port_v6(&self, facts: &Ipv6Facts, mapping: &filtering::Mapping) -> u16 {
-        match facts.l4.kind {
-            L4Kind::EchoRequest | L4Kind::EchoReply => mapping.v4.port,
-            _ => facts.l4.dst_port,
-        }
     }
 
     /// Lowers the MSS option of a SYN to what both links carry.
@@ -578,11 +663,16 @@ impl Nat64 {
         refusal: Refusal,
         context: &Context,
     ) -> (Verdict, Hop) {
-        let reason = refusal.reason();
-        self.counters.add(counters::drop_id(side, reason), 1);
         match refusal {
-            Refusal::Drop(reason) => (Verdict::Drop(reason), Hop::None),
-            Refusal::Reject(reason, error) => self.reject(packet, side, reason, error, context),
+            Refusal::Hold => (Verdict::Hold, Hop::None),
+            Refusal::Drop(reason) => {
+                self.counters.add(counters::drop_id(side, reason), 1);
+                (Verdict::Drop(reason), Hop::None)
+            }
+            Refusal::Reject(reason, error) => {
+                self.counters.add(counters::drop_id(side, reason), 1);
+                self.reject(packet, side, reason, error, context)
+            }
         }
     }
 
@@ -636,12 +726,6 @@ impl Nat64 {
 struct Found {
     bib: Option<u32>,
     session: Option<SessionRef>,
-}
-
-impl Found {
-    fn session(self) -> Option<SessionRef> {
-        self.session
-    }
 }
 
 impl Nat64 {
@@ -703,6 +787,71 @@ fn recompute_checksum(packet: &mut Packet, side: Side) {
             }
         }
     }
+}
+
+/// ICMP queries have one identifier, which is the mapping's on the IPv4 side.
+#[inline]
+fn remote_port_v6(facts: &Ipv6Facts, mapping: &filtering::Mapping) -> u16 {
+    match facts.l4.kind {
+        L4Kind::EchoRequest | L4Kind::EchoReply => mapping.v4.port,
+        _ => facts.l4.dst_port,
+    }
+}
+
+/// The peer's port as sessions keep it: none for ICMP queries.
+#[inline]
+fn remote_port_v4(one: &PreparedV4) -> u16 {
+    if one.protocol == Protocol::Icmp {
+        0
+    } else {
+        one.facts.l4.src_port
+    }
+}
+
+/// T,t of a packet from IPv4.
+fn mapped_of(facts: &Ipv4Facts) -> TransportAddr4 {
+    TransportAddr4 {
+        ip: facts.dst,
+        port: facts.l4.dst_port,
+    }
+}
+
+/// Z,z of a packet from IPv4.
+fn peer_of(facts: &Ipv4Facts) -> TransportAddr4 {
+    TransportAddr4 {
+        ip: facts.src,
+        port: facts.l4.src_port,
+    }
+}
+
+/// Which BIB a packet belongs to; refuses what has none.
+#[inline]
+fn protocol_of(kind: L4Kind) -> Result<Protocol, Refusal> {
+    match kind {
+        L4Kind::Udp => Ok(Protocol::Udp),
+        L4Kind::Tcp => Ok(Protocol::Tcp),
+        L4Kind::EchoRequest | L4Kind::EchoReply => Ok(Protocol::Icmp),
+        L4Kind::LaterFragment => Err(DropReason::FragmentUnmatched.into()),
+        L4Kind::IcmpError | L4Kind::IcmpOther => Err(DropReason::IcmpUntranslatable.into()),
+        L4Kind::Unknown => Err(DropReason::UnknownProtocol.into()),
+    }
+}
+
+/// Whether it is one fragment of several: atomic ones are whole packets (RFC 8021).
+#[inline]
+fn is_part(fragment: &FragmentFacts) -> bool {
+    fragment.more || fragment.offset > 0
+}
+
+#[inline]
+fn is_syn(protocol: Protocol, tcp_flags: u8) -> bool {
+    protocol == Protocol::Tcp && tcp_flags & tcp_flag::SYN != 0
+}
+
+/// A SYN that neither resets nor ends.
+#[inline]
+fn opens_tcp(tcp_flags: u8) -> bool {
+    tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN
 }
 
 /// Whether a host can have this address.

@@ -4,17 +4,64 @@
 use std::collections::VecDeque;
 
 use super::Hop;
-use crate::packet::{LINK_HEADER_MAX, Packet, Window};
 use crate::verdict::Verdict;
 
 /// Packets that wait at most.
-const BUFFERS: usize = 256;
+const OUTBOX_BUFFERS: usize = 256;
 
 /// Octets of a buffer: a whole frame's worth.
 pub(super) const BUFFER_LEN: usize = 2048;
 
-/// Where a packet begins in its buffer, so that its header can grow.
-const HEADROOM: u16 = 128;
+/// A fixed number of buffers for packets, numbered.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    memory: Vec<u8>,
+    free: Vec<usize>,
+}
+
+/// A packet in a buffer. Neither `Copy` nor `Clone`: it has to be given back.
+#[derive(Debug)]
+pub(super) struct Stored {
+    buffer: usize,
+    len: usize,
+}
+
+impl Buffers {
+    /// `count` buffers of [`BUFFER_LEN`] octets.
+    pub fn new(count: usize) -> Buffers {
+        Buffers {
+            memory: vec![0; count * BUFFER_LEN],
+            free: (0..count).collect(),
+        }
+    }
+
+    /// Buffers that are free.
+    pub fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Keeps a packet that `write` puts down; `None` if no buffer is free, it is too long, or
+    /// `write` says no.
+    pub fn store(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> bool) -> Option<Stored> {
+        let &buffer = self.free.last()?;
+        let at = buffer * BUFFER_LEN;
+        if len > BUFFER_LEN || !write(&mut self.memory[at..at + len]) {
+            return None;
+        }
+        self.free.pop();
+        Some(Stored { buffer, len })
+    }
+
+    /// The packet's octets.
+    pub fn bytes(&self, stored: &Stored) -> &[u8] {
+        &self.memory[stored.buffer * BUFFER_LEN..][..stored.len]
+    }
+
+    /// Forgets the packet.
+    pub fn give_back(&mut self, stored: Stored) {
+        self.free.push(stored.buffer);
+    }
+}
 
 /// A packet that the engine made.
 #[derive(Debug)]
@@ -27,106 +74,64 @@ pub struct Outgoing<'a> {
     pub hop: Hop,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    buffer: usize,
-    window: Window,
-    verdict: Verdict,
-    hop: Hop,
-}
-
-/// The buffers and their order.
+/// The packets and their order.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    memory: Vec<u8>,
-    free: Vec<usize>,
-    waiting: VecDeque<Waiting>,
-    /// The buffer lent out last; it is free again at the next call.
-    lent: Option<usize>,
-}
-
-/// A packet being made: fill it, then [`Outbox::post`] it.
-#[derive(Debug)]
-pub(super) struct Draft {
-    buffer: usize,
-    window: Window,
+    buffers: Buffers,
+    waiting: VecDeque<(Stored, Verdict, Hop)>,
+    /// The packet lent out last; its buffer is free again at the next call.
+    lent: Option<Stored>,
 }
 
 impl Outbox {
     /// Octets it takes.
     pub fn bytes() -> usize {
-        BUFFERS * BUFFER_LEN
+        OUTBOX_BUFFERS * BUFFER_LEN
     }
 
     pub fn new() -> Outbox {
         Outbox {
-            memory: vec![0; Outbox::bytes()],
-            free: (0..BUFFERS).collect(),
-            waiting: VecDeque::with_capacity(BUFFERS),
+            buffers: Buffers::new(OUTBOX_BUFFERS),
+            waiting: VecDeque::with_capacity(OUTBOX_BUFFERS),
             lent: None,
         }
     }
 
-    /// A buffer with a copy of `bytes`; `None` if none is free or it does not fit.
-    pub fn draft(&mut self, bytes: &[u8]) -> Option<Draft> {
-        let len = u16::try_from(bytes.len()).ok()?;
-        if bytes.len() + usize::from(HEADROOM) > BUFFER_LEN {
-            return None;
-        }
-        let buffer = self.free.pop()?;
-        let window = Window {
-            start: HEADROOM,
-            len,
+    /// Packets that still fit.
+    pub fn room(&self) -> usize {
+        self.buffers.free_count()
+    }
+
+    /// Puts a packet of `len` octets, written by `write`, at the end; false if there is no room.
+    #[must_use]
+    pub fn post(
+        &mut self,
+        len: usize,
+        verdict: Verdict,
+        hop: Hop,
+        write: impl FnOnce(&mut [u8]) -> bool,
+    ) -> bool {
+        let Some(stored) = self.buffers.store(len, write) else {
+            return false;
         };
-        let at = buffer * BUFFER_LEN + usize::from(HEADROOM);
-        self.memory[at..at + bytes.len()].copy_from_slice(bytes);
-        Some(Draft { buffer, window })
+        self.waiting.push_back((stored, verdict, hop));
+        true
     }
 
-    /// The draft as a packet.
-    pub fn packet<'a>(&'a mut self, draft: &'a mut Draft) -> Option<Packet<'a>> {
-        let chunk = self
-            .memory
-            .get_mut(draft.buffer * BUFFER_LEN..(draft.buffer + 1) * BUFFER_LEN)?;
-        Packet::new(chunk, &mut draft.window)
-    }
-
-    /// Puts the draft at the end of the queue.
-    pub fn post(&mut self, draft: Draft, verdict: Verdict, hop: Hop) {
-        self.waiting.push_back(Waiting {
-            buffer: draft.buffer,
-            window: draft.window,
-            verdict,
-            hop,
-        });
-    }
-
-    /// Gives the draft's buffer back.
-    pub fn discard(&mut self, draft: Draft) {
-        self.free.push(draft.buffer);
-    }
-
-    /// The oldest packet. Its buffer is reused after the next call.
+    /// The oldest packet.
     pub fn next(&mut self) -> Option<Outgoing<'_>> {
-        self.free.extend(self.lent.take());
-        let Waiting {
-            buffer,
-            window,
-            verdict,
-            hop,
-        } = self.waiting.pop_front()?;
-        self.lent = Some(buffer);
-        let start = buffer * BUFFER_LEN + usize::from(window.start);
-        let bytes = self.memory.get(start..start + usize::from(window.len))?;
+        if let Some(lent) = self.lent.take() {
+            self.buffers.give_back(lent);
+        }
+        let (stored, verdict, hop) = self.waiting.pop_front()?;
+        let stored = self.lent.insert(stored);
         Some(Outgoing {
-            bytes,
+            bytes: self.buffers.bytes(stored),
             verdict,
             hop,
         })
     }
 }
-
-const _: () = assert!(HEADROOM as usize > 48 + LINK_HEADER_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -136,19 +141,24 @@ mod tests {
     #[test]
     fn packets_leave_in_order_and_buffers_come_back() {
         let mut outbox = Outbox::new();
+        let post = |outbox: &mut Outbox, octet: u8, len: usize| {
+            outbox.post(len, Verdict::Forward(Side::V6), Hop::None, |to| {
+                to.fill(octet);
+                true
+            })
+        };
         for round in 0..3u8 {
-            let mut posted = 0u16;
-            while let Some(draft) = outbox.draft(&[round; 100]) {
-                outbox.post(draft, Verdict::Forward(Side::V6), Hop::None);
+            let mut posted = 0;
+            while post(&mut outbox, round, 100) {
                 posted += 1;
             }
-            assert!(usize::from(posted) >= BUFFERS - 1);
+            assert!(posted >= OUTBOX_BUFFERS - 1);
             while let Some(packet) = outbox.next() {
                 assert_eq!(packet.bytes, [round; 100]);
                 posted -= 1;
             }
-            assert_eq!(posted, 0);
+            assert_eq!((posted, outbox.room()), (0, OUTBOX_BUFFERS));
         }
-        assert!(outbox.draft(&[0; BUFFER_LEN]).is_none());
+        assert!(!post(&mut outbox, 0, BUFFER_LEN + 1));
     }
 }

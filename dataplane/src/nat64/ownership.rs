@@ -89,6 +89,11 @@ impl Ownership {
             || self.static_owner.contains_key(&(ip, port, protocol))
     }
 
+    /// Whether the address alone tells the owner of a pool transport address.
+    pub fn is_by_address(&self) -> bool {
+        self.workers == 1 || (self.by_address && self.static_owner.is_empty())
+    }
+
     /// The owner of a port block for giving it out.
     pub fn of_block(&self, slot: u32, block: u32) -> WorkerId {
         self.modulo(if self.by_address { slot } else { block })

@@ -7,12 +7,14 @@ use gate64_wire::addr::Protocol;
 use hashbrown::HashMap;
 
 use super::block::Blocks;
+use super::fragment::Fragments;
 use super::icmp::ErrorBudget;
 use super::lifetime::LifetimeTable;
 use super::outbox::Outbox;
 use super::ownership::Ownership;
 use super::pool4::PoolMap;
 use super::subscriber::Subscribers;
+use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
 use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64};
 use crate::clock::ticks;
@@ -133,7 +135,10 @@ impl Shared {
             .collect();
         terms.push(("port blocks", octets(Blocks::bytes(&self.pool))));
         terms.push(("subscribers", octets(Subscribers::bytes(self.subscribers))));
-        terms.push(("packets that gate64 makes", octets(Outbox::bytes())));
+        terms.push((
+            "packets held and made",
+            octets(Outbox::bytes() + Fragments::bytes() + SynHold::bytes()),
+        ));
         MemoryPlan {
             terms,
             workers: self.settings.workers,
@@ -235,6 +240,8 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         error_budget: ErrorBudget::new(config.icmp_error_rate_max),
         clears: VecDeque::new(),
         outbox: Outbox::new(),
+        fragments: Fragments::new(),
+        syn_hold: SynHold::new(),
         block_idle_ticks: ticks(config.subscriber.block_idle),
         log_sessions: settings.log_sessions,
         recompute_checksums: settings.recompute_checksums.clone(),

@@ -164,6 +164,7 @@ impl Gateway {
             batch.items.push(Item {
                 frame,
                 side: *side,
+                handed_off: false,
                 port,
                 verdict: Verdict::Hold,
                 hop: Hop::None,
@@ -195,7 +196,21 @@ impl Gateway {
     /// Lets time pass and expires what is due.
     pub fn advance(&mut self, by: Duration) {
         self.now = self.now + by;
-        while self.nat64.expire(self.now, 64) > 0 {}
+        while self.nat64.expire(&self.routes, self.now, 64) > 0 {}
+    }
+
+    /// What the engine sends of its own accord.
+    pub fn outgoing(&mut self) -> Vec<Outcome> {
+        let mut all = Vec::new();
+        while let Some(one) = self.nat64.next_outgoing() {
+            let bytes = one.bytes.to_vec();
+            all.push(match one.verdict {
+                Verdict::Forward(side) => Outcome::Sent(side, bytes),
+                Verdict::Handoff { worker, side } => Outcome::HandedOff(worker, side, bytes),
+                other => panic!("not to be sent: {other:?}"),
+            });
+        }
+        all
     }
 
     /// A counter.
