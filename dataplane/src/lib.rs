@@ -11,6 +11,7 @@ pub mod clock;
 pub mod command;
 pub mod config;
 pub mod counters;
+pub mod gateway;
 #[allow(unsafe_code)] // rings and frame memory shared with the kernel
 pub mod io;
 pub mod memory;
@@ -19,3 +20,4 @@ pub mod packet;
 pub mod route;
 pub mod siit;
 pub mod verdict;
+pub mod worker;

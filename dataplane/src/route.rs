@@ -309,6 +309,12 @@ impl RouteSnapshot {
         &self.hops[usize::from(hop.0)]
     }
 
+    /// The next hop to a neighbour with its link's MTU, if its MAC address is known.
+    pub fn hop_to(&self, port: PortId, ip: IpAddr) -> Option<HopId> {
+        let mtu = self.port(port)?.mtu;
+        self.hop_ids.get(&(port, ip, mtu)).copied()
+    }
+
     /// Where an IPv4 destination leads.
     pub fn route4(&self, dst: Ipv4Addr) -> Lookup {
         self.resolve(self.table.find4(dst), IpAddr::V4(dst))

@@ -143,6 +143,9 @@ pub enum StartError {
         /// The numbers there are, as text.
         available: String,
     },
+    /// The sessions' memory could not be reserved.
+    #[error("{0}; lower dataplane.session_count_max")]
+    SessionMemory(#[source] crate::memory::ArenaError),
     /// A thread, an event descriptor or the like.
     #[error("cannot {action}: {source}")]
     System {

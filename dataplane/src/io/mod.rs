@@ -77,8 +77,6 @@ pub struct IoStatistics {
     pub frames_receiving: u64,
     /// Frames in transmission at present.
     pub frames_sending: u64,
-    /// What the kernel counted on the sockets.
-    pub kernel: XskStatistics,
 }
 
 /// The kernel's counters of AF_XDP sockets (`struct xdp_statistics`).

@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use xsk_rs::config::{BindFlags, LibxdpFlags, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::area::{CHUNK_SIZE, FrameArea};
-use super::error::StartError;
+use super::error::{StartError, sysret};
 use super::interface::{Interface, InterfaceReport};
 use super::pool::FramePool;
 use super::raw_tx::RawTx;
@@ -39,6 +39,9 @@ const RESERVE: usize = 64;
 /// Room that a fill ring must have before it is filled again.
 const REFILL_FRAMES: u32 = 64;
 const _: () = assert!(REFILL_FRAMES as usize == BURST_FRAMES_MAX);
+
+/// Frames that the kernel did not take are tried again after this.
+const SEND_AGAIN: Duration = Duration::from_millis(1);
 
 /// A queue stays bound for some 20 ms after its process died (Linux 6.18).
 const BUSY_MAX: Duration = Duration::from_secs(1);
@@ -470,19 +473,51 @@ impl XskSocket {
             }
         }
     }
+}
 
-    fn statistics(&self) -> XskStatistics {
-        let Ok(kernel) = self.rx.fd().xdp_statistics() else {
-            return XskStatistics::default();
+/// Reads the kernel's counters of one socket, from any thread. It does not keep the queue bound
+/// longer than its worker does, if it is dropped with it.
+#[derive(Debug)]
+pub struct XskProbe {
+    /// The interface.
+    pub port: PortId,
+    /// The receive queue.
+    pub queue: u32,
+    socket: OwnedFd,
+}
+
+impl XskProbe {
+    /// The counters.
+    pub fn read(&self) -> io::Result<XskStatistics> {
+        let mut kernel = libc::xdp_statistics {
+            rx_dropped: 0,
+            rx_invalid_descs: 0,
+            tx_invalid_descs: 0,
+            rx_ring_full: 0,
+            rx_fill_ring_empty_descs: 0,
+            tx_ring_empty_descs: 0,
         };
-        XskStatistics {
-            rx_dropped: kernel.rx_dropped(),
-            rx_invalid: kernel.rx_invalid_descs(),
-            tx_invalid: kernel.tx_invalid_descs(),
-            rx_ring_full: kernel.rx_ring_full(),
-            rx_fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
-            tx_ring_empty: kernel.tx_ring_empty_descs(),
-        }
+        let len = size_of::<libc::xdp_statistics>();
+        let mut len = libc::socklen_t::try_from(len).map_err(io::Error::other)?;
+        // SAFETY: at most `len` octets are written to `kernel`, which is that long.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_XDP,
+                libc::XDP_STATISTICS,
+                (&raw mut kernel).cast(),
+                &raw mut len,
+            )
+        };
+        sysret(result)?;
+        Ok(XskStatistics {
+            rx_dropped: kernel.rx_dropped,
+            rx_invalid: kernel.rx_invalid_descs,
+            tx_invalid: kernel.tx_invalid_descs,
+            rx_ring_full: kernel.rx_ring_full,
+            rx_fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            tx_ring_empty: kernel.tx_ring_empty_descs,
+        })
     }
 }
 
@@ -523,6 +558,23 @@ impl XskIo {
             poll: Vec::new(),
             syscalls: 0,
         })
+    }
+
+    /// Readers of the kernel's counters, one for each socket.
+    pub fn probes(&self) -> io::Result<Vec<XskProbe>> {
+        let mut probes = Vec::new();
+        for (port, place) in (0..).map(PortId).zip(&self.ports) {
+            for socket in &self.sockets[place.sockets.clone()] {
+                // SAFETY: the descriptor is the socket's, which is open as long as `self`.
+                let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
+                probes.push(XskProbe {
+                    port,
+                    queue: socket.queue,
+                    socket: fd.try_clone_to_owned()?,
+                });
+            }
+        }
+        Ok(probes)
     }
 
     /// Fills the receiving side, when all sockets are bound.
@@ -615,6 +667,13 @@ impl PacketIo for XskIo {
     }
 
     fn wait(&mut self, timeout: Duration) {
+        let mut sockets = self.sockets.iter_mut();
+        let stuck = sockets.any(|socket| socket.raw_tx.pending() > 0);
+        let timeout = if stuck {
+            timeout.min(SEND_AGAIN)
+        } else {
+            timeout
+        };
         waker::poll(&mut self.poll, timeout);
         self.syscalls += 1;
     }
@@ -624,16 +683,11 @@ impl PacketIo for XskIo {
     }
 
     fn statistics(&self) -> IoStatistics {
-        let mut kernel = XskStatistics::default();
-        for socket in &self.sockets {
-            kernel += socket.statistics();
-        }
         IoStatistics {
             syscalls: self.syscalls,
             frames_free: self.pool.free_count() as u64,
             frames_receiving: self.sockets.iter().map(|s| u64::from(s.receiving)).sum(),
             frames_sending: self.sockets.iter().map(|s| u64::from(s.sending)).sum(),
-            kernel,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Network namespaces with veth pairs for tests: made and removed by the test itself.
 #![allow(dead_code, missing_docs)] // each test binary uses its part
 
+pub mod packets;
+
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
