@@ -158,7 +158,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
             work += self.serve_port(port, now);
         }
         work += self.serve_peers(now);
-        work += self.nat64.expire(now, EXPIRY_PER_TURN);
+        work += self.nat64.expire(&self.routes, now, EXPIRY_PER_TURN);
         work += self.send_own(now);
         self.give_up_waiting(now);
         self.io.flush();
@@ -256,7 +256,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         }
         for mut frame in self.received.drain(..) {
             match link::strip(&mut self.area.packet(&mut frame), vlan) {
-                Ok(side) => self.batch.items.push(item(frame, side, port)),
+                Ok(side) => self.batch.items.push(item(frame, side, port, false)),
                 Err(reason) => {
                     // What is no IP has no side: it counts where it is more likely from.
                     let id = counters::drop_id(Side::V6, reason);
@@ -273,7 +273,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
     fn serve_peers(&mut self, now: Instant) -> usize {
         let items = &mut self.batch.items;
         let count = self.handoff.receive(BURST_FRAMES_MAX, |packet| {
-            items.push(item(packet.frame, packet.side, packet.port));
+            items.push(item(packet.frame, packet.side, packet.port, true));
         });
         if count > 0 {
             let counters = self.nat64.counters();
@@ -380,14 +380,22 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
             let Some(own) = self.nat64.next_outgoing() else {
                 return done;
             };
-            let (to, hop) = (own.side, own.hop);
+            let (verdict, hop) = (own.verdict, own.hop);
             let frame = self.io.allocate().map(|mut frame| {
                 let fits = self.area.write(&mut frame, own.bytes);
                 (frame, fits)
             });
-            let from = to.other();
+            let from = match verdict {
+                Verdict::Forward(to) => to.other(),
+                Verdict::Handoff { side, .. } => side,
+                Verdict::Drop(_) | Verdict::Hold => continue,
+            };
             match frame {
-                Some((frame, true)) => self.leave(frame, (from, to), hop, now),
+                Some((frame, true)) => {
+                    let mut own = item(frame, from, PortId(0), false);
+                    (own.verdict, own.hop) = (verdict, hop);
+                    self.obey(own, now);
+                }
                 Some((frame, false)) => self.refuse(frame, from, DropReason::PacketTooBig),
                 None => {
                     let id = counters::drop_id(from, DropReason::FramesExhausted);
@@ -428,11 +436,12 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
 }
 
 #[inline]
-fn item(frame: Frame, side: Side, port: PortId) -> Item {
+fn item(frame: Frame, side: Side, port: PortId, handed_off: bool) -> Item {
     Item {
         frame,
         side,
         port,
+        handed_off,
         verdict: Verdict::Hold,
         hop: Hop::None,
     }
