@@ -6,6 +6,7 @@ mod config;
 mod exit;
 mod lab;
 mod machine;
+mod netlink;
 
 use std::process::ExitCode;
 

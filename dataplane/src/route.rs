@@ -95,6 +95,8 @@ pub struct Port {
 pub enum RouteKind {
     /// Out of interfaces that gate64 holds, by one leg or several (multipath); never none.
     Via(Vec<Leg>),
+    /// As if there were none, not even a shorter prefix (`throw`).
+    NoRoute,
     /// As [`Lookup::Elsewhere`].
     Elsewhere,
     /// As [`Lookup::Local`].
@@ -401,6 +403,7 @@ impl RouteSnapshot {
                 Some((_, lookup)) => lookup,
                 None => Lookup::NoRoute,
             },
+            RouteKind::NoRoute => Lookup::NoRoute,
             RouteKind::Elsewhere => Lookup::Elsewhere,
             RouteKind::Local => Lookup::Local,
             RouteKind::Unreachable => Lookup::Unreachable,
