@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api::Query;
 use crate::lab::LabArgs;
 
 /// Where the API listens if nothing else is configured.
@@ -28,6 +29,16 @@ pub struct Cli {
 pub enum Command {
     /// Validate a configuration; print the memory plan and what would be attached
     Check(ConfigArgs),
+    /// The gateway at a glance
+    Status(ApiArgs),
+    /// Sessions, BIB, pool, subscribers, workers, drops, interfaces, neighbours, configuration
+    Show(ShowArgs),
+    /// Remove sessions
+    Clear(ClearArgs),
+    /// What gate64 does with an address
+    Explain(ExplainArgs),
+    /// Live view of rates, workers and drops
+    Top(ApiArgs),
     /// An IPv6-only client, a gateway and an IPv4-only Internet in three network namespaces
     Lab(LabArgs),
     /// Print shell completions
@@ -45,4 +56,148 @@ pub struct ConfigArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+}
+
+/// Which gate64 is asked, and how the answer looks.
+#[derive(Debug, Args)]
+pub struct ApiArgs {
+    /// The API's socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, global = true)]
+    pub socket: PathBuf,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// `gate64 show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// What to show
+    #[command(subcommand)]
+    pub what: ShowWhat,
+    /// Which gate64
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// What to show.
+#[derive(Debug, Subcommand)]
+pub enum ShowWhat {
+    /// Sessions
+    Sessions(RowArgs),
+    /// Binding information base: mappings of transport addresses
+    Bib(RowArgs),
+    /// Pool addresses and their port blocks
+    Pool(RowArgs),
+    /// Subscribers, their addresses and port blocks
+    Subscribers(RowArgs),
+    /// Workers
+    Workers,
+    /// Dropped packets by reason, with what each reason means
+    Drops {
+        /// Also reasons that never happened
+        #[arg(long)]
+        all: bool,
+    },
+    /// Interfaces in use
+    Interfaces,
+    /// Next hops in use
+    Neighbors,
+    /// The configuration in use
+    Config,
+}
+
+/// Which entries.
+#[derive(Debug, Default, Clone, Args)]
+pub struct FilterArgs {
+    /// Only this protocol
+    #[arg(long, value_parser = ["udp", "tcp", "icmp"])]
+    pub protocol: Option<String>,
+    /// Only clients in this IPv6 prefix
+    #[arg(long, value_name = "PREFIX")]
+    pub v6: Option<String>,
+    /// Only this pool address
+    #[arg(long, value_name = "ADDR")]
+    pub v4: Option<String>,
+    /// Only this pool port
+    #[arg(long)]
+    pub port: Option<u16>,
+    /// Only this IPv4 peer
+    #[arg(long, value_name = "ADDR")]
+    pub remote: Option<String>,
+}
+
+impl FilterArgs {
+    /// As the API takes it.
+    pub fn query(&self) -> Query {
+        Query {
+            protocol: self.protocol.clone(),
+            v6: self.v6.clone(),
+            v4: self.v4.clone(),
+            port: self.port,
+            remote: self.remote.clone(),
+            ..Query::default()
+        }
+    }
+}
+
+/// Which entries, and how many.
+#[derive(Debug, Args)]
+pub struct RowArgs {
+    /// Which
+    #[command(flatten)]
+    pub filter: FilterArgs,
+    /// Rows at most; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: usize,
+}
+
+impl RowArgs {
+    /// As the API takes it.
+    pub fn query(&self) -> Query {
+        self.filter.query()
+    }
+}
+
+/// `gate64 clear`.
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// What to remove
+    #[command(subcommand)]
+    pub what: ClearWhat,
+    /// Which gate64
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+/// What to remove.
+#[derive(Debug, Subcommand)]
+pub enum ClearWhat {
+    /// Sessions that match every given filter
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+        .args(["protocol", "v6", "v4", "port", "remote", "all"]))]
+    Sessions {
+        /// Which
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// All sessions
+        #[arg(long, conflicts_with_all = ["protocol", "v6", "v4", "port", "remote"])]
+        all: bool,
+    },
+    /// All sessions of an IPv6 prefix
+    Subscriber {
+        /// The prefix, such as 2001:db8:1::/64
+        prefix: String,
+    },
+}
+
+/// `gate64 explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// IPv6 or IPv4 addresses
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<std::net::IpAddr>,
+    /// Which gate64
+    #[command(flatten)]
+    pub api: ApiArgs,
 }

@@ -1,12 +1,16 @@
 //! The `gate64` binary: command line, configuration, and everything beside the workers.
 
+mod api;
 mod check;
 mod cli;
+mod client;
 mod config;
 mod exit;
 mod lab;
 mod machine;
+mod metrics;
 mod netlink;
+mod state;
 
 use std::process::ExitCode;
 
@@ -16,6 +20,11 @@ use cli::{Cli, Command};
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Check(args) => check::run(&args),
+        Command::Status(args) => client::status(&args),
+        Command::Show(args) => client::show(&args),
+        Command::Clear(args) => client::clear(&args),
+        Command::Explain(args) => client::explain(&args),
+        Command::Top(args) => client::top(&args),
         Command::Lab(args) => lab::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "gate64", &mut std::io::stdout());

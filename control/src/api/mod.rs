@@ -1,0 +1,10 @@
+//! The API: HTTP and JSON on a unix socket, version 1. The command line is its client.
+
+mod explain;
+mod listing;
+pub mod model;
+mod server;
+mod summary;
+
+pub use listing::Query;
+pub use server::{listen, serve};

@@ -1,0 +1,214 @@
+//! The routes, and the socket they are served on.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path as UrlPath, Query as UrlQuery, State as Shared};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use gate64_dataplane::command::Command;
+use serde::Serialize;
+use tokio::net::UnixListener;
+
+use super::listing::{self, ListError, Query};
+use super::{explain, model, summary};
+use crate::exit::Failure;
+use crate::state::State;
+
+type App = Shared<Arc<State>>;
+type Asked = Result<UrlQuery<Query>, QueryRejection>;
+
+/// Every route of the API.
+pub fn router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/sessions", get(sessions))
+        .route("/v1/bib", get(bib))
+        .route("/v1/pool", get(pool))
+        .route("/v1/subscribers", get(subscribers))
+        .route("/v1/workers", get(workers))
+        .route("/v1/drops", get(drops))
+        .route("/v1/interfaces", get(interfaces))
+        .route("/v1/neighbors", get(neighbors))
+        .route("/v1/config", get(config))
+        .route("/v1/explain/{address}", get(explain_address))
+        .route("/v1/clear/sessions", post(clear_sessions))
+        .fallback(unknown)
+        .with_state(state)
+}
+
+/// Takes the socket. A file that a killed gate64 left is removed; one that answers is not.
+///
+/// # Errors
+/// One line that says what is in the way.
+pub fn listen(path: &Path) -> Result<UnixListener, Failure> {
+    let shown = path.display();
+    let failed = |error: io::Error| {
+        Failure::Failed(format!("cannot serve the API on {shown}: {error}"))
+    };
+    if path.exists() {
+        if UnixStream::connect(path).is_ok() {
+            return Err(Failure::Failed(format!(
+                "another gate64 already answers on {shown}: stop it, or give this one another [api] socket"
+            )));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves until `stop` completes, then removes the socket.
+pub async fn serve(
+    listener: UnixListener,
+    path: &Path,
+    state: Arc<State>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    let served = axum::serve(listener, router(state)).with_graceful_shutdown(stop);
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the API stopped");
+    }
+    // The next start removes it as well; nothing is lost if this fails.
+    let _ = std::fs::remove_file(path);
+}
+
+fn refuse(status: StatusCode, error: String) -> Response {
+    (status, Json(model::ApiError { error })).into_response()
+}
+
+async fn unknown() -> Response {
+    let error = "no such resource in version 1 of the API".to_owned();
+    refuse(StatusCode::NOT_FOUND, error)
+}
+
+/// Runs what waits for workers on a thread of its own and answers with its outcome.
+async fn blocking<T: Serialize + Send + 'static>(
+    state: Arc<State>,
+    query: Asked,
+    work: impl FnOnce(&State, &Query) -> Result<T, ListError> + Send + 'static,
+) -> Response {
+    let query = match query {
+        Ok(UrlQuery(query)) => query,
+        Err(rejection) => return refuse(StatusCode::BAD_REQUEST, rejection.body_text()),
+    };
+    let done = tokio::task::spawn_blocking(move || work(&state, &query)).await;
+    match done {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(ListError::Request(error))) => refuse(StatusCode::BAD_REQUEST, error),
+        Ok(Err(ListError::Silent(worker))) => {
+            let error = format!("worker {} does not answer", worker.0);
+            refuse(StatusCode::SERVICE_UNAVAILABLE, error)
+        }
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn sessions(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        let command = |filter, cursor, limit, reply| Command::Sessions {
+            filter,
+            cursor,
+            limit,
+            reply,
+        };
+        listing::list(state, query, command, model::Session::new)
+    })
+    .await
+}
+
+async fn bib(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        let command = |filter, cursor, limit, reply| Command::Bib {
+            filter,
+            cursor,
+            limit,
+            reply,
+        };
+        listing::list(state, query, command, model::Bib::new)
+    })
+    .await
+}
+
+async fn pool(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        let command = |filter, cursor, limit, reply| Command::Pool {
+            filter,
+            cursor,
+            limit,
+            reply,
+        };
+        listing::list(state, query, command, model::PoolAddress::new)
+    })
+    .await
+}
+
+async fn subscribers(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        let command = |filter, cursor, limit, reply| Command::Subscribers {
+            filter,
+            cursor,
+            limit,
+            reply,
+        };
+        listing::list(state, query, command, model::Subscriber::new)
+    })
+    .await
+}
+
+async fn clear_sessions(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        listing::clear_sessions(state, query).map(|sessions| model::Cleared { sessions })
+    })
+    .await
+}
+
+async fn explain_address(Shared(state): App, UrlPath(address): UrlPath<String>) -> Response {
+    let Ok(ip) = address.parse::<IpAddr>() else {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            format!("{address:?} is no IP address"),
+        );
+    };
+    let all = Ok(UrlQuery(Query::default()));
+    blocking(state, all, move |state, _| Ok(explain::explain(state, ip))).await
+}
+
+async fn status(Shared(state): App) -> Json<model::Status> {
+    Json(summary::status(&state))
+}
+
+async fn workers(Shared(state): App) -> Json<Vec<model::Worker>> {
+    Json(summary::workers(&state))
+}
+
+async fn drops(Shared(state): App) -> Json<Vec<model::Drop>> {
+    Json(summary::drops(&state))
+}
+
+async fn interfaces(Shared(state): App) -> Json<Vec<model::Interface>> {
+    Json(state.surroundings.interfaces())
+}
+
+async fn neighbors(Shared(state): App) -> Json<Vec<model::Neighbor>> {
+    Json(state.surroundings.neighbors())
+}
+
+async fn config(Shared(state): App) -> Json<model::ConfigText> {
+    let config = state.config.load();
+    Json(model::ConfigText {
+        path: config.path.display().to_string(),
+        text: config.text.clone(),
+    })
+}

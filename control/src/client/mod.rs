@@ -1,0 +1,78 @@
+//! The commands that ask a running gate64 over its API.
+
+mod connection;
+mod show;
+mod table;
+mod top;
+mod units;
+
+use std::process::ExitCode;
+
+use crate::api::model;
+use crate::cli::{ApiArgs, ClearArgs, ClearWhat, ExplainArgs, ShowArgs};
+use crate::exit::Failure;
+use connection::Connection;
+
+fn finish(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// `gate64 status`.
+pub fn status(args: &ApiArgs) -> ExitCode {
+    finish(Connection::open(&args.socket).and_then(|mut api| show::status(&mut api, args.json)))
+}
+
+/// `gate64 show …`.
+pub fn show(args: &ShowArgs) -> ExitCode {
+    finish(Connection::open(&args.api.socket).and_then(|mut api| show::show(&mut api, args)))
+}
+
+/// `gate64 top`.
+pub fn top(args: &ApiArgs) -> ExitCode {
+    finish(Connection::open(&args.socket).and_then(|mut api| top::run(&mut api)))
+}
+
+/// `gate64 clear …`.
+pub fn clear(args: &ClearArgs) -> ExitCode {
+    finish(Connection::open(&args.api.socket).and_then(|mut api| {
+        let query = match &args.what {
+            ClearWhat::Sessions { filter, .. } => filter.query(),
+            ClearWhat::Subscriber { prefix } => crate::api::Query {
+                v6: Some(prefix.clone()),
+                ..Default::default()
+            },
+        };
+        let cleared: model::Cleared = api.post("/v1/clear/sessions", &query)?;
+        if args.api.json {
+            show::print_json(&cleared)
+        } else {
+            let plural = if cleared.sessions == 1 { "" } else { "s" };
+            show::print(&format!("{} session{plural} removed", cleared.sessions))
+        }
+    }))
+}
+
+/// `gate64 explain ADDR…`.
+pub fn explain(args: &ExplainArgs) -> ExitCode {
+    finish(Connection::open(&args.api.socket).and_then(|mut api| {
+        let mut explanations = Vec::new();
+        for address in &args.addresses {
+            let path = format!("/v1/explain/{address}");
+            let explanation: model::Explanation = api.get(&path, &Default::default())?;
+            explanations.push(explanation);
+        }
+        if args.api.json {
+            return show::print_json(&explanations);
+        }
+        for explanation in explanations {
+            show::print(&explanation.address)?;
+            for line in explanation.lines {
+                show::print(&format!("  {line}"))?;
+            }
+        }
+        Ok(())
+    }))
+}

@@ -1,0 +1,350 @@
+//! The data plane's families. Every label value exists from the start, so that a rate sees the
+//! first occurrence.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gate64_dataplane::counters::{self, CounterId, HISTOGRAM_BUCKETS, drop_id};
+use gate64_dataplane::verdict::{DropReason, Side};
+use gate64_wire::addr::Protocol;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+
+use super::dns64;
+use super::family::Family;
+use crate::state::{State, WorkerState};
+
+const SIDES: [Side; 2] = [Side::V6, Side::V4];
+/// Drops that are refusals of a subscriber's wish for more.
+const REFUSALS: [DropReason; 4] = [
+    DropReason::SubscriberPorts,
+    DropReason::SubscriberSessions,
+    DropReason::SubscriberRate,
+    DropReason::SubscribersFull,
+];
+
+/// Reads everything anew at each scrape.
+pub struct StateCollector(pub Arc<State>);
+
+impl Collector for StateCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        // Families are made at each scrape; nothing can collide with them in this registry.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let state = &*self.0;
+        let mut families = vec![build_info(), ready(state)];
+        if state.config.load().has_nat64() {
+            families.extend(packets(state));
+            families.extend(sessions(state));
+            families.extend(pool(state));
+            families.extend(workers(state));
+            families.extend(errors_and_fragments(state));
+            families.extend(interfaces(state));
+            families.extend(log(state));
+        }
+        if let Some(server) = &state.dns64 {
+            families.extend(dns64::families(server));
+        }
+        families
+    }
+}
+
+fn build_info() -> MetricFamily {
+    let mut family = Family::gauge("gate64_build_info", "Which gate64 runs; always 1.");
+    family.count(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+    family.done()
+}
+
+fn ready(state: &State) -> MetricFamily {
+    let mut family = Family::gauge(
+        "gate64_ready",
+        "1 while that role forwards packets or answers names.",
+    );
+    let readiness = state.readiness();
+    for (role, problems) in [("nat64", &readiness.nat64), ("dns64", &readiness.dns64)] {
+        if let Some(problems) = problems {
+            family.count(&[("role", role)], u64::from(problems.is_empty()));
+        }
+    }
+    family.done()
+}
+
+fn by_direction(family: &mut Family, state: &State, of: fn(usize) -> CounterId) {
+    for side in SIDES {
+        let count = state.total(of(side.index()));
+        family.count(&[("direction", side.direction())], count);
+    }
+}
+
+fn by_protocol(family: &mut Family, state: &State, of: fn(usize) -> CounterId) {
+    for protocol in Protocol::ALL {
+        let count = state.total(of(protocol.index()));
+        family.count(&[("protocol", protocol.name())], count);
+    }
+}
+
+fn packets(state: &State) -> Vec<MetricFamily> {
+    let mut packets = Family::counter(
+        "gate64_packets_total",
+        "Packets that gate64 took, by what became of them.",
+    );
+    let mut drops = Family::counter("gate64_drops_total", "Packets refused, by reason.");
+    for side in SIDES {
+        let place = side.index();
+        let direction = ("direction", side.direction());
+        let dropped = state.workers.iter().map(|w| w.dropped(side)).sum();
+        for (verdict, count) in [
+            ("forwarded", state.total(counters::packets_forwarded(place))),
+            ("dropped", dropped),
+            ("held", state.total(counters::packets_held(place))),
+            ("handed_off", state.total(counters::packets_handed_off(place))),
+        ] {
+            packets.count(&[direction, ("verdict", verdict)], count);
+        }
+        for reason in DropReason::ALL {
+            let count = state.total(drop_id(side, *reason));
+            drops.count(&[direction, ("reason", reason.label())], count);
+        }
+    }
+    let mut bytes = Family::counter(
+        "gate64_bytes_total",
+        "Octets of IP packets forwarded, as received.",
+    );
+    by_direction(&mut bytes, state, counters::bytes_forwarded);
+    let mut hairpinned = Family::counter(
+        "gate64_hairpinned_total",
+        "Packets that turned around between two IPv6 clients.",
+    );
+    hairpinned.count(&[], state.total(counters::hairpinned(0)));
+    vec![packets.done(), bytes.done(), drops.done(), hairpinned.done()]
+}
+
+fn sessions(state: &State) -> Vec<MetricFamily> {
+    let mut sessions = Family::gauge("gate64_sessions", "Sessions at present.");
+    by_protocol(&mut sessions, state, counters::sessions);
+    let mut bib = Family::gauge("gate64_bib_entries", "BIB entries at present.");
+    by_protocol(&mut bib, state, counters::bib_entries);
+    let mut created = Family::counter("gate64_sessions_created_total", "Sessions made.");
+    by_protocol(&mut created, state, counters::sessions_created);
+    let mut expired = Family::counter("gate64_sessions_expired_total", "Sessions ended.");
+    by_protocol(&mut expired, state, counters::sessions_expired);
+    let mut capacity = Family::gauge("gate64_session_capacity", "Sessions that fit.");
+    capacity.count(&[], state.session_capacity);
+    vec![
+        sessions.done(),
+        bib.done(),
+        created.done(),
+        expired.done(),
+        capacity.done(),
+    ]
+}
+
+fn pool(state: &State) -> Vec<MetricFamily> {
+    let blocks_used = state.total(counters::port_blocks_used(0));
+    let blocks_total = state.total(counters::port_blocks_total(0));
+    let mut blocks = Family::gauge("gate64_port_blocks", "Port blocks of the pool.");
+    blocks.count(&[("state", "used")], blocks_used);
+    blocks.count(&[("state", "free")], blocks_total.saturating_sub(blocks_used));
+    let block_size = state.config.load().nat64.subscriber.port_block_size;
+    let ports_total = blocks_total * u64::from(block_size);
+    let mut ports = Family::gauge(
+        "gate64_pool_ports",
+        "Ports of the pool; each protocol has all of them.",
+    );
+    for protocol in Protocol::ALL {
+        let used = state.total(counters::ports_used(protocol.index()));
+        let label = ("protocol", protocol.name());
+        ports.count(&[label, ("state", "used")], used);
+        ports.count(&[label, ("state", "free")], ports_total.saturating_sub(used));
+    }
+    let mut subscribers = Family::gauge("gate64_subscribers", "Subscribers at present.");
+    subscribers.count(&[], state.total(counters::subscribers(0)));
+    let mut refusals = Family::counter(
+        "gate64_subscriber_refusals_total",
+        "Mappings and sessions refused for a limit of the subscriber.",
+    );
+    for reason in REFUSALS {
+        let count = SIDES.map(|side| state.total(drop_id(side, reason))).iter().sum();
+        refusals.count(&[("reason", reason.label())], count);
+    }
+    vec![
+        blocks.done(),
+        ports.done(),
+        subscribers.done(),
+        refusals.done(),
+    ]
+}
+
+fn workers(state: &State) -> Vec<MetricFamily> {
+    let mut busy = Family::gauge(
+        "gate64_worker_busy_ratio",
+        "Part of the last second that a worker spent in turns that did something.",
+    );
+    let mut turns = Family::counter("gate64_worker_turns_total", "Turns of a worker's loop.");
+    let mut syscalls = Family::counter(
+        "gate64_worker_syscalls_total",
+        "System calls of a worker to send and to wake the driver.",
+    );
+    let mut burst = Family::histogram("gate64_worker_burst_frames", "Frames in a burst.");
+    let mut turn = Family::histogram(
+        "gate64_worker_turn_seconds",
+        "Time of a turn that did something.",
+    );
+    let mut handoff = Family::counter(
+        "gate64_handoff_frames_total",
+        "Frames handed to another worker.",
+    );
+    for (number, worker) in state.workers.iter().enumerate() {
+        let number = number.to_string();
+        let label = &[("worker", number.as_str())];
+        busy.value(label, worker.busy_ratio());
+        turns.count(label, worker.get(counters::turns(0)));
+        syscalls.count(label, worker.get(counters::syscalls(0)));
+        let frames = log2_buckets(worker, counters::burst_frames, 1.0);
+        burst.buckets(label, frames, float(frames_received(worker)));
+        let nanoseconds = log2_buckets(worker, counters::turn_nanoseconds, 1e-9);
+        let spent = float(worker.get(counters::busy_nanoseconds(0))) * 1e-9;
+        turn.buckets(label, nanoseconds, spent);
+        handoff.count(label, worker.sum(counters::packets_handed_off, 2));
+    }
+    vec![
+        busy.done(),
+        turns.done(),
+        syscalls.done(),
+        burst.done(),
+        turn.done(),
+        handoff.done(),
+    ]
+}
+
+/// Bucket n of the workers' log2 histograms counts whole numbers below 2^n that are not below
+/// 2^(n-1): its upper bound, inclusive in Prometheus, is 2^n - 1. The last has no bound.
+fn log2_buckets(
+    worker: &WorkerState,
+    family: fn(usize) -> CounterId,
+    unit: f64,
+) -> Vec<(f64, u64)> {
+    let bucket = |n: usize| {
+        let bound = match n + 1 < HISTOGRAM_BUCKETS {
+            true => float((1_u64 << n) - 1) * unit,
+            false => f64::INFINITY,
+        };
+        (bound, worker.get(family(n)))
+    };
+    (0..HISTOGRAM_BUCKETS).map(bucket).collect()
+}
+
+/// Frames that came from sockets: what became of all packets, less what other workers handed over.
+fn frames_received(worker: &WorkerState) -> u64 {
+    let taken = worker.sum(counters::packets_forwarded, 2)
+        + worker.sum(counters::packets_held, 2)
+        + worker.sum(counters::packets_handed_off, 2)
+        + worker.dropped(Side::V6)
+        + worker.dropped(Side::V4);
+    taken.saturating_sub(worker.get(counters::handoff_received(0)))
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "Prometheus' numbers are f64; beyond 2^53 a rate does not notice"
+)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn errors_and_fragments(state: &State) -> Vec<MetricFamily> {
+    let mut errors = Family::counter(
+        "gate64_icmp_errors_total",
+        "ICMP errors made, suppressed by the rate limit, and translated.",
+    );
+    let kinds: [(&str, fn(usize) -> CounterId); 3] = [
+        ("generated", counters::icmp_errors_generated),
+        ("suppressed", counters::icmp_errors_suppressed),
+        ("translated", counters::icmp_errors_translated),
+    ];
+    for (kind, family) in kinds {
+        for side in SIDES {
+            // Errors that gate64 makes go back to the side that the refused packet came from.
+            let count = state.total(family(side.index()));
+            errors.count(&[("direction", side.direction()), ("kind", kind)], count);
+        }
+    }
+    let mut waiting = Family::gauge("gate64_fragments", "Fragments waiting for others.");
+    waiting.count(
+        &[("state", "waiting")],
+        state.total(counters::fragments_held(0)),
+    );
+    let mut received = Family::counter("gate64_fragments_received_total", "Fragments received.");
+    by_direction(&mut received, state, counters::fragments_received);
+    let mut created = Family::counter(
+        "gate64_fragments_created_total",
+        "Fragments made out of IPv4 packets without DF.",
+    );
+    created.count(&[], state.total(counters::fragments_created(0)));
+    let mut syn = Family::gauge(
+        "gate64_syn_held",
+        "SYN segments from the IPv4 side that wait for the other side (RFC 6146 section 3.5.2.2).",
+    );
+    syn.count(&[], state.total(counters::syn_held(0)));
+    let mut offload = Family::counter(
+        "gate64_checksums_left_to_offload_total",
+        "Checksums that arrived as a bare pseudo-header sum: a peer leaves them to an offload that never happens.",
+    );
+    by_direction(&mut offload, state, counters::checksums_left_to_offload);
+    vec![
+        errors.done(),
+        waiting.done(),
+        received.done(),
+        created.done(),
+        syn.done(),
+        offload.done(),
+    ]
+}
+
+fn interfaces(state: &State) -> Vec<MetricFamily> {
+    let mut up = Family::gauge(
+        "gate64_interface_up",
+        "1 while the interface has its link and its sockets.",
+    );
+    for interface in state.surroundings.interfaces() {
+        up.count(
+            &[("interface", &interface.name)],
+            u64::from(interface.is_up),
+        );
+    }
+    let mut families = vec![up.done()];
+    let mut sockets: Vec<(&'static str, &'static str, Family)> = Vec::new();
+    for row in state.surroundings.sockets() {
+        let labels: Vec<(&str, &str)> = row
+            .labels
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        for (name, help, value) in &row.values {
+            let at = sockets.iter().position(|(known, ..)| known == name);
+            let at = at.unwrap_or_else(|| {
+                sockets.push((name, help, Family::counter(name, help)));
+                sockets.len() - 1
+            });
+            sockets[at].2.count(&labels, *value);
+        }
+    }
+    families.extend(sockets.into_iter().map(|(_, _, family)| family.done()));
+    families
+}
+
+fn log(state: &State) -> Vec<MetricFamily> {
+    let mut events = Family::counter(
+        "gate64_log_events_total",
+        "Events of blocks and sessions that came from the workers.",
+    );
+    events.count(&[], state.log_events.load(Ordering::Relaxed));
+    let mut lost = Family::counter(
+        "gate64_log_events_lost_total",
+        "Events that found their ring full.",
+    );
+    lost.count(&[], state.total(counters::events_lost(0)));
+    vec![events.done(), lost.done()]
+}

@@ -1,0 +1,98 @@
+//! `/metrics`, `/healthz` and `/readyz` on `[metrics] listen`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Registry, TextEncoder};
+use tokio::net::TcpListener;
+
+use super::collector::StateCollector;
+use crate::exit::Failure;
+use crate::state::State;
+
+#[derive(Clone)]
+struct App {
+    state: Arc<State>,
+    registry: Registry,
+}
+
+/// Takes the address.
+///
+/// # Errors
+/// One line that says what is in the way.
+pub async fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(addr).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => format!(
+                "the address is in use, `ss -lntp 'sport = :{}'` shows by whom; \
+                 or give [metrics] another listen",
+                addr.port()
+            ),
+            std::io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have the address (`ip addr`)".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Failure::Failed(format!("cannot serve metrics on {addr}: {hint}"))
+    })
+}
+
+/// Every route.
+///
+/// # Errors
+/// What the registry refuses, which would be a mistake of ours.
+pub fn router(state: Arc<State>) -> Result<Router, Failure> {
+    let registry = Registry::new();
+    registry
+        .register(Box::new(StateCollector(state.clone())))
+        .map_err(|error| Failure::Failed(format!("cannot set up metrics: {error}")))?;
+    Ok(Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(App { state, registry }))
+}
+
+/// Serves until `stop` completes.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop);
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the metrics server stopped");
+    }
+}
+
+async fn metrics(Shared(app): Shared<App>) -> Response {
+    match TextEncoder::new().encode_to_string(&app.registry.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Whether the process serves: a stuck worker says no, a missing route does not.
+async fn healthz(Shared(app): Shared<App>) -> Response {
+    match app.state.workers.iter().position(|worker| !worker.is_alive()) {
+        None => "ok\n".into_response(),
+        Some(number) => {
+            let text = format!("worker {number} is stuck: its loop does not turn\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn readyz(Shared(app): Shared<App>) -> Response {
+    let problems = app.state.readiness().problems();
+    if problems.is_empty() {
+        return "ready\n".into_response();
+    }
+    let text = problems.join("\n") + "\n";
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
