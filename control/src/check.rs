@@ -56,7 +56,7 @@ fn plan(config: &Config) -> String {
         write_nat64(&mut out, config);
     }
     if let Some(dns64) = &config.dns64 {
-        let listen: Vec<String> = dns64.listen.iter().map(|at| at.value.to_string()).collect();
+        let listen: Vec<String> = dns64.listen.iter().map(ToString::to_string).collect();
         let upstream: Vec<String> = dns64.upstream.iter().map(ToString::to_string).collect();
         let _ = writeln!(
             out,

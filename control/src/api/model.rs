@@ -380,4 +380,3 @@ pub struct ApiError {
     /// One sentence.
     pub error: String,
 }
-

@@ -50,9 +50,8 @@ pub fn router(state: Arc<State>) -> Router {
 /// One line that says what is in the way.
 pub fn listen(path: &Path) -> Result<UnixListener, Failure> {
     let shown = path.display();
-    let failed = |error: io::Error| {
-        Failure::Failed(format!("cannot serve the API on {shown}: {error}"))
-    };
+    let failed =
+        |error: io::Error| Failure::Failed(format!("cannot serve the API on {shown}: {error}"));
     if path.exists() {
         if UnixStream::connect(path).is_ok() {
             return Err(Failure::Failed(format!(

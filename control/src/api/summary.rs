@@ -39,7 +39,11 @@ pub fn status(state: &State) -> model::Status {
 
 fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
     let upstreams = server.upstreams().into_iter();
-    let mut listen: Vec<String> = server.listen_addrs().iter().map(ToString::to_string).collect();
+    let mut listen: Vec<String> = server
+        .listen_addrs()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     listen.sort();
     model::Dns64 {
         listen,
@@ -49,7 +53,12 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
                 is_up,
             })
             .collect(),
-        queries: server.metrics().latency().iter().map(|(_, count)| count).sum(),
+        queries: server
+            .metrics()
+            .latency()
+            .iter()
+            .map(|(_, count)| count)
+            .sum(),
         synthesized: server
             .metrics()
             .synthesized

@@ -118,9 +118,9 @@ fn no_answer(socket: &Path, error: &io::Error) -> Failure {
             "no gate64 answers on {shown}: is `gate64 run` running? \
              `systemctl status gate64` tells; --socket names another one"
         ),
-        io::ErrorKind::PermissionDenied => format!(
-            "no permission for {shown}: ask as root, or as a member of the socket's group"
-        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("no permission for {shown}: ask as root, or as a member of the socket's group")
+        }
         _ => format!("no gate64 answers on {shown}: {error}"),
     })
 }

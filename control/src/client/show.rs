@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use super::connection::Connection;
 use super::table::{Column, render};
 use super::units::{grouped, percent, scaled, seconds};
-use crate::api::model::{self, Listing};
 use crate::api::Query;
+use crate::api::model::{self, Listing};
 use crate::cli::{ShowArgs, ShowWhat};
 use crate::exit::Failure;
 
@@ -27,8 +27,8 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints JSON.
 pub fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.to_string()))?;
     print(&text)
 }
 
@@ -36,15 +36,33 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
 pub fn show(api: &mut Connection, args: &ShowArgs) -> Result<(), Failure> {
     let json = args.api.json;
     match &args.what {
-        ShowWhat::Sessions(rows) => {
-            listing(api, "/v1/sessions", &rows.query(), rows.limit, json, &SESSIONS, session_row)
-        }
-        ShowWhat::Bib(rows) => {
-            listing(api, "/v1/bib", &rows.query(), rows.limit, json, &BIB, bib_row)
-        }
-        ShowWhat::Pool(rows) => {
-            listing(api, "/v1/pool", &rows.query(), rows.limit, json, &POOL, pool_row)
-        }
+        ShowWhat::Sessions(rows) => listing(
+            api,
+            "/v1/sessions",
+            &rows.query(),
+            rows.limit,
+            json,
+            &SESSIONS,
+            session_row,
+        ),
+        ShowWhat::Bib(rows) => listing(
+            api,
+            "/v1/bib",
+            &rows.query(),
+            rows.limit,
+            json,
+            &BIB,
+            bib_row,
+        ),
+        ShowWhat::Pool(rows) => listing(
+            api,
+            "/v1/pool",
+            &rows.query(),
+            rows.limit,
+            json,
+            &POOL,
+            pool_row,
+        ),
         ShowWhat::Subscribers(rows) => listing(
             api,
             "/v1/subscribers",
@@ -136,7 +154,11 @@ fn session_row(s: &model::Session) -> Vec<String> {
         s.v6.clone(),
         s.v4.clone(),
         s.v4_remote.clone(),
-        if s.state.is_empty() { "-".to_owned() } else { s.state.clone() },
+        if s.state.is_empty() {
+            "-".to_owned()
+        } else {
+            s.state.clone()
+        },
         seconds(s.age_seconds.into()),
         seconds(s.expires_in_seconds.into()),
         s.worker.to_string(),
@@ -202,7 +224,11 @@ const SUBSCRIBERS: [Column; 9] = [
 ];
 
 fn subscriber_row(s: &model::Subscriber) -> Vec<String> {
-    let blocks: Vec<String> = s.blocks.iter().map(|b| format!("{}-{}", b.first, b.last)).collect();
+    let blocks: Vec<String> = s
+        .blocks
+        .iter()
+        .map(|b| format!("{}-{}", b.first, b.last))
+        .collect();
     vec![
         s.prefix.clone(),
         s.v4.to_string(),
@@ -302,7 +328,11 @@ fn interface_row(i: &model::Interface) -> Vec<String> {
 const NEIGHBORS: [Column; 3] = [("NEIGHBOUR", false), ("INTERFACE", false), ("MAC", false)];
 
 fn neighbor_row(n: &model::Neighbor) -> Vec<String> {
-    let mac = if n.mac.is_empty() { "unresolved" } else { &n.mac };
+    let mac = if n.mac.is_empty() {
+        "unresolved"
+    } else {
+        &n.mac
+    };
     vec![n.ip.clone(), n.interface.clone(), mac.to_owned()]
 }
 

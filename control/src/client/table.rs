@@ -26,7 +26,12 @@ pub fn render(columns: &[Column], rows: Vec<Vec<String>>) -> String {
     let lines: Vec<String> = table
         .to_string()
         .lines()
-        .map(|line| line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end()).to_owned())
+        .map(|line| {
+            line.trim_end()
+                .strip_prefix(' ')
+                .unwrap_or(line.trim_end())
+                .to_owned()
+        })
         .collect();
     lines.join("\n")
 }

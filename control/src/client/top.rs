@@ -107,7 +107,10 @@ fn direction_rows(old: &Status, new: &Status, passed: Duration) -> Vec<Vec<Strin
             rate(dropped.0, dropped.1, passed, "/s"),
         ]
     };
-    vec![row("v6 to v4", |d| d.v6_to_v4), row("v4 to v6", |d| d.v4_to_v6)]
+    vec![
+        row("v6 to v4", |d| d.v6_to_v4),
+        row("v4 to v6", |d| d.v4_to_v6),
+    ]
 }
 
 const WORKERS: [Column; 6] = [

@@ -32,10 +32,7 @@ pub fn seconds(total: u64) -> String {
 }
 
 /// A rate or size with a decimal prefix: "12.3 M".
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "shown with three digits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub fn scaled(number: u64, unit: &str) -> String {
     scaled_float(number as f64, unit)
 }
@@ -45,8 +42,14 @@ pub fn scaled_float(number: f64, unit: &str) -> String {
     let mut value = number;
     for prefix in ["", "k", "M", "G", "T"] {
         if value < 1000.0 {
-            let digits = if prefix.is_empty() || value >= 100.0 { 0 } else { 1 };
-            return format!("{value:.digits$} {prefix}{unit}").trim_end().to_owned();
+            let digits = if prefix.is_empty() || value >= 100.0 {
+                0
+            } else {
+                1
+            };
+            return format!("{value:.digits$} {prefix}{unit}")
+                .trim_end()
+                .to_owned();
         }
         value /= 1000.0;
     }
@@ -54,10 +57,7 @@ pub fn scaled_float(number: f64, unit: &str) -> String {
 }
 
 /// A part as "12.3 %".
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "shown with three digits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub fn percent(part: u64, whole: u64) -> String {
     match whole {
         0 => "-".to_owned(),

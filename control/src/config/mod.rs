@@ -24,7 +24,6 @@ pub use pool::Pool4Source;
 use problem::{Problem, Report, Severity};
 pub use reader::Located;
 use reader::Table;
-pub use services::Dns64Settings;
 
 /// A configuration without errors.
 #[derive(Debug, Clone)]
@@ -44,7 +43,7 @@ pub struct Config {
     /// `[[pool4]]`; those of interfaces get their address at the start.
     pub pools: Vec<Located<Pool4Source>>,
     /// `[dns64]`.
-    pub dns64: Option<Dns64Settings>,
+    pub dns64: Option<gate64_dns64::Config>,
     /// Where Prometheus scrapes.
     pub metrics: Located<SocketAddr>,
     /// The socket of the API.
@@ -155,16 +154,20 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
         dataplane,
         interfaces,
         pref64: nat64.pref64.clone(),
+        pools,
+        dns64: dns64.map(|dns64| gate64_dns64::Config {
+            pref64: nat64.pref64.clone(),
+            wkp_strict: nat64.wkp_strict,
+            ..dns64
+        }),
+        metrics,
+        api_socket,
+        log_level: log_level.value,
         nat64: Nat64Config {
             static_bib: statics.iter().map(|entry| entry.value).collect(),
             subscriber: subscriber.limits,
             ..nat64
         },
-        pools,
-        dns64,
-        metrics,
-        api_socket,
-        log_level: log_level.value,
     }
 }
 

@@ -3,48 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use gate64_dns64::{Config as Dns64Config, Network, Protocol, Synthesize, Upstream};
 use tracing::level_filters::LevelFilter;
 
 use super::nat64::refuse_empty;
 use super::problem::{Problem, Report, Severity};
 use super::reader::{Located, Table};
-use super::values::{self, Prefix, Upstream, UpstreamTransport};
-
-/// When AAAA records are synthesised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Synthesize {
-    /// For names that have no real AAAA (RFC 6147 section 5.1.2).
-    Missing,
-    /// For every name with an A: test networks where only IPv6 is wanted.
-    Always,
-}
-
-/// `[dns64]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dns64Settings {
-    /// Where queries come in.
-    pub listen: Vec<Located<SocketAddr>>,
-    /// Where they are forwarded.
-    pub upstream: Vec<Upstream>,
-    /// When AAAA records are synthesised.
-    pub synthesize: Synthesize,
-    /// Clients that get synthesis.
-    pub synthesize_for: Vec<Prefix>,
-    /// Clients that are answered at all.
-    pub allow_from: Vec<Prefix>,
-    /// Real AAAA in these count as missing.
-    pub exclude_aaaa: Vec<Prefix>,
-    /// IPv4 addresses that are never mapped.
-    pub exclude_a: Vec<Prefix>,
-    /// Names whose real AAAA count as missing.
-    pub ignore_aaaa_names: Vec<String>,
-}
+use super::values::{self, Prefix};
 
 const DOCUMENTATION_UPSTREAM: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53)), 53);
 
-/// Reads `[dns64]`; `None` if the table is not there.
-pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64Settings> {
+/// Reads `[dns64]`; `None` if the table is not there. The prefixes are `[nat64]`'s and set later.
+pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64Config> {
     if !table.is_present() {
         return None;
     }
@@ -52,40 +23,33 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
         ("missing", Synthesize::Missing),
         ("always", Synthesize::Always),
     ];
-    let listen = read_listen(report, &mut table);
-    let upstream = read_upstream(report, &mut table);
-    let synthesize = table.word(report, "synthesize", Synthesize::Missing, &modes);
-    let everyone = || {
-        vec![
-            all(Ipv6Addr::UNSPECIFIED.into()),
-            all(Ipv4Addr::UNSPECIFIED.into()),
-        ]
+    let d = Dns64Config::default();
+    let listen = read_listen(report, &mut table, d.listen);
+    let config = Dns64Config {
+        upstream: read_upstream(report, &mut table),
+        synthesize: table.word(report, "synthesize", d.synthesize, &modes).value,
+        synthesize_for: read_networks(report, &mut table, "synthesize_for", None, d.synthesize_for),
+        allow_from: read_allow_from(report, &mut table, &listen, d.allow_from),
+        exclude_aaaa: read_networks(
+            report,
+            &mut table,
+            "exclude_aaaa",
+            Some(true),
+            d.exclude_aaaa,
+        ),
+        exclude_a: read_networks(report, &mut table, "exclude_a", Some(false), d.exclude_a),
+        ignore_aaaa_names: plain(table.parsed_list(
+            report,
+            "ignore_aaaa_names",
+            "a domain name",
+            domain_name,
+        )),
+        listen,
+        ..Dns64Config::default()
     };
-    let synthesize_for = read_prefixes(report, &mut table, "synthesize_for", None, everyone());
-    let allow_from = read_allow_from(report, &mut table, &listen, everyone());
-    let mapped = Prefix {
-        ip: Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0).into(),
-        length: 96,
-    };
-    let exclude_aaaa = read_prefixes(report, &mut table, "exclude_aaaa", Some(true), vec![mapped]);
-    let exclude_a = read_prefixes(report, &mut table, "exclude_a", Some(false), Vec::new());
-    let names = table.parsed_list(report, "ignore_aaaa_names", "a domain name", domain_name);
     read_dnssec(report, &mut table);
     table.finish(report);
-    Some(Dns64Settings {
-        listen,
-        upstream,
-        synthesize: synthesize.value,
-        synthesize_for,
-        allow_from,
-        exclude_aaaa,
-        exclude_a,
-        ignore_aaaa_names: plain(names),
-    })
-}
-
-fn all(ip: IpAddr) -> Prefix {
-    Prefix { ip, length: 0 }
+    Some(config)
 }
 
 fn plain<T>(list: Option<Located<Vec<Located<T>>>>) -> Vec<T> {
@@ -93,14 +57,14 @@ fn plain<T>(list: Option<Located<Vec<Located<T>>>>) -> Vec<T> {
     items.into_iter().map(|item| item.value).collect()
 }
 
-fn read_listen(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Located<SocketAddr>> {
+fn read_listen(
+    report: &mut Report,
+    table: &mut Table<'_, '_>,
+    default: Vec<SocketAddr>,
+) -> Vec<SocketAddr> {
     let accepted = "an address and port, such as \"[::]:53\" or \"192.0.2.1:53\"";
     let Some(list) = table.parsed_list(report, "listen", accepted, values::socket_addr) else {
-        return vec![Located {
-            value: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
-            key: table.key("listen"),
-            span: None,
-        }];
+        return default;
     };
     refuse_empty(report, table, &list, accepted);
     for (n, later) in list.value.iter().enumerate() {
@@ -114,13 +78,13 @@ fn read_listen(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Located<So
             });
         }
     }
-    list.value
+    plain(Some(list))
 }
 
 fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream> {
     let accepted =
         "udp://, tcp://, tls:// or https:// with an address, such as \"udp://198.51.100.53:53\"";
-    let list = table.parsed_list(report, "upstream", accepted, str::parse::<Upstream>);
+    let list = table.parsed_list(report, "upstream", accepted, values::upstream);
     let Some(list) = list else {
         report.push(Problem {
             severity: Severity::Warning,
@@ -132,16 +96,14 @@ fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream
             help: Some("write upstream = [\"udp://ADDRESS:53\"] with a resolver of yours".to_owned()),
         });
         return vec![Upstream {
-            transport: UpstreamTransport::Udp,
+            protocol: Protocol::Udp,
             addr: DOCUMENTATION_UPSTREAM,
+            name: String::new(),
         }];
     };
     refuse_empty(report, table, &list, accepted);
     for upstream in &list.value {
-        let is_encrypted = matches!(
-            upstream.value.transport,
-            UpstreamTransport::Tls | UpstreamTransport::Https
-        );
+        let is_encrypted = matches!(upstream.value.protocol, Protocol::Tls | Protocol::Https);
         if is_encrypted {
             not_in_this_version(
                 report,
@@ -151,7 +113,7 @@ fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream
             );
         }
     }
-    list.value.into_iter().map(|u| u.value).collect()
+    plain(Some(list))
 }
 
 fn not_in_this_version(report: &mut Report, at: &Located<impl Sized>, what: &str, help: &str) {
@@ -165,13 +127,13 @@ fn not_in_this_version(report: &mut Report, at: &Located<impl Sized>, what: &str
 }
 
 /// `is_v6`: whether only that family is accepted.
-fn read_prefixes(
+fn read_networks(
     report: &mut Report,
     table: &mut Table<'_, '_>,
     name: &'static str,
     is_v6: Option<bool>,
-    default: Vec<Prefix>,
-) -> Vec<Prefix> {
+    default: Vec<Network>,
+) -> Vec<Network> {
     let accepted = match is_v6 {
         Some(true) => "an IPv6 prefix, such as \"2001:db8::/32\"",
         Some(false) => "an IPv4 prefix, such as \"192.0.2.0/24\"",
@@ -181,7 +143,10 @@ fn read_prefixes(
         let prefix: Prefix = text.parse()?;
         match is_v6 {
             Some(is_v6) if is_v6 != prefix.ip.is_ipv6() => Err("of the other family".to_owned()),
-            _ => Ok(prefix),
+            _ => Ok(Network {
+                addr: prefix.ip,
+                length: prefix.length,
+            }),
         }
     });
     match list {
@@ -193,12 +158,12 @@ fn read_prefixes(
 fn read_allow_from(
     report: &mut Report,
     table: &mut Table<'_, '_>,
-    listen: &[Located<SocketAddr>],
-    default: Vec<Prefix>,
-) -> Vec<Prefix> {
-    let allow_from = read_prefixes(report, table, "allow_from", None, default);
-    let is_reachable = listen.iter().any(|at| is_public(at.value.ip()));
-    if is_reachable && allow_from.iter().any(|prefix| prefix.is_all()) {
+    listen: &[SocketAddr],
+    default: Vec<Network>,
+) -> Vec<Network> {
+    let allow_from = read_networks(report, table, "allow_from", None, default);
+    let is_reachable = listen.iter().any(|at| is_public(at.ip()));
+    if is_reachable && allow_from.iter().any(|network| network.length == 0) {
         report.push(Problem {
             severity: Severity::Warning,
             key: table.key("allow_from"),

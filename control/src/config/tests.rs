@@ -142,16 +142,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(minimal.dataplane.session_count_max, 1_000_000);
     assert!(!minimal.dataplane.session_count_is_explicit);
     assert!(full.dataplane.session_count_is_explicit);
-    let mut dns64 = minimal.dns64.unwrap();
-    // Only the places in the file differ.
-    for (ours, theirs) in dns64
-        .listen
-        .iter_mut()
-        .zip(&full.dns64.as_ref().unwrap().listen)
-    {
-        ours.span.clone_from(&theirs.span);
-    }
-    assert_eq!(full.dns64, Some(dns64));
+    // The server's configuration has no equality; its debug text shows every field.
+    assert_eq!(format!("{:?}", full.dns64), format!("{:?}", minimal.dns64));
+    assert_eq!(full.dns64.unwrap().pref64, full.pref64);
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The texts that stand in configuration values: durations, prefixes, ports, addresses, targets.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use gate64_dns64::{Protocol, Upstream};
 use gate64_wire::addr::{TransportAddr4, TransportAddr6};
 
 /// An address with a prefix length and no bits behind it.
@@ -19,11 +19,6 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Whether every address of the family is in it.
-    pub fn is_all(self) -> bool {
-        self.length == 0
-    }
-
     fn bits(ip: IpAddr) -> (u128, u8) {
         match ip {
             IpAddr::V4(ip) => (u128::from(u32::from(ip)) << 96, 32),
@@ -55,12 +50,6 @@ impl FromStr for Prefix {
             return Err("bits are set behind the prefix length".to_owned());
         }
         Ok(Prefix { ip, length })
-    }
-}
-
-impl fmt::Display for Prefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ip, self.length)
     }
 }
 
@@ -151,62 +140,29 @@ pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// How an upstream resolver is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamTransport {
-    /// Datagrams, and TCP where an answer is truncated.
-    Udp,
-    /// TCP only.
-    Tcp,
-    /// DNS over TLS.
-    Tls,
-    /// DNS over HTTPS.
-    Https,
-}
-
-/// An upstream resolver.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upstream {
-    /// How.
-    pub transport: UpstreamTransport,
-    /// Where.
-    pub addr: SocketAddr,
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.transport {
-            UpstreamTransport::Udp => "udp",
-            UpstreamTransport::Tcp => "tcp",
-            UpstreamTransport::Tls => "tls",
-            UpstreamTransport::Https => "https",
-        };
-        write!(f, "{scheme}://{}", self.addr)
-    }
-}
-
-impl FromStr for Upstream {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Upstream, String> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| "the transport is missing".to_owned())?;
-        let (transport, port) = match scheme {
-            "udp" => (UpstreamTransport::Udp, 53),
-            "tcp" => (UpstreamTransport::Tcp, 53),
-            "tls" => (UpstreamTransport::Tls, 853),
-            "https" => (UpstreamTransport::Https, 443),
-            other => return Err(format!("{other:?} is no transport")),
-        };
-        // A name or a path may follow an encrypted upstream's address: `tls://9.9.9.9#dns.quad9.net`.
-        let host = rest.split(['/', '#']).next().unwrap_or(rest);
-        let addr = host
-            .parse()
-            .or_else(|_| with_port(host, port))
-            .map_err(|()| format!("{host:?} is no address with a port"))?;
-        Ok(Upstream { transport, addr })
-    }
+/// An upstream resolver: `udp://198.51.100.53:53`, `tls://2001:db8::1#dns.example`.
+pub fn upstream(text: &str) -> Result<Upstream, String> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| "the transport is missing".to_owned())?;
+    let (protocol, port) = match scheme {
+        "udp" => (Protocol::Udp, 53),
+        "tcp" => (Protocol::Tcp, 53),
+        "tls" => (Protocol::Tls, 853),
+        "https" => (Protocol::Https, 443),
+        other => return Err(format!("{other:?} is no transport")),
+    };
+    let (rest, name) = rest.split_once('#').unwrap_or((rest, ""));
+    let host = rest.split('/').next().unwrap_or(rest);
+    let addr = host
+        .parse()
+        .or_else(|_| with_port(host, port))
+        .map_err(|()| format!("{host:?} is no address with a port"))?;
+    Ok(Upstream {
+        protocol,
+        addr,
+        name: name.to_owned(),
+    })
 }
 
 fn with_port(host: &str, port: u16) -> Result<SocketAddr, ()> {
@@ -238,7 +194,7 @@ mod tests {
 
     #[test]
     fn prefixes_have_no_bits_behind_them() {
-        assert!("0.0.0.0/0".parse::<Prefix>().unwrap().is_all());
+        assert_eq!("0.0.0.0/0".parse::<Prefix>().unwrap().length, 0);
         assert_eq!("192.0.2.1".parse::<Prefix>().unwrap().length, 32);
         assert!("192.0.2.1/24".parse::<Prefix>().is_err());
         assert!("::/129".parse::<Prefix>().is_err());
@@ -256,7 +212,7 @@ mod tests {
 
     #[test]
     fn upstreams_may_leave_out_the_port() {
-        let at = |text: &str| text.parse::<Upstream>().map(|u| u.addr.to_string());
+        let at = |text: &str| upstream(text).map(|u| u.addr.to_string());
         assert_eq!(at("udp://198.51.100.53:53"), Ok("198.51.100.53:53".into()));
         assert_eq!(at("tls://2001:db8::1"), Ok("[2001:db8::1]:853".into()));
         assert_eq!(

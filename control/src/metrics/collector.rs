@@ -99,7 +99,10 @@ fn packets(state: &State) -> Vec<MetricFamily> {
             ("forwarded", state.total(counters::packets_forwarded(place))),
             ("dropped", dropped),
             ("held", state.total(counters::packets_held(place))),
-            ("handed_off", state.total(counters::packets_handed_off(place))),
+            (
+                "handed_off",
+                state.total(counters::packets_handed_off(place)),
+            ),
         ] {
             packets.count(&[direction, ("verdict", verdict)], count);
         }
@@ -118,7 +121,12 @@ fn packets(state: &State) -> Vec<MetricFamily> {
         "Packets that turned around between two IPv6 clients.",
     );
     hairpinned.count(&[], state.total(counters::hairpinned(0)));
-    vec![packets.done(), bytes.done(), drops.done(), hairpinned.done()]
+    vec![
+        packets.done(),
+        bytes.done(),
+        drops.done(),
+        hairpinned.done(),
+    ]
 }
 
 fn sessions(state: &State) -> Vec<MetricFamily> {
@@ -146,7 +154,10 @@ fn pool(state: &State) -> Vec<MetricFamily> {
     let blocks_total = state.total(counters::port_blocks_total(0));
     let mut blocks = Family::gauge("gate64_port_blocks", "Port blocks of the pool.");
     blocks.count(&[("state", "used")], blocks_used);
-    blocks.count(&[("state", "free")], blocks_total.saturating_sub(blocks_used));
+    blocks.count(
+        &[("state", "free")],
+        blocks_total.saturating_sub(blocks_used),
+    );
     let block_size = state.config.load().nat64.subscriber.port_block_size;
     let ports_total = blocks_total * u64::from(block_size);
     let mut ports = Family::gauge(
@@ -157,7 +168,10 @@ fn pool(state: &State) -> Vec<MetricFamily> {
         let used = state.total(counters::ports_used(protocol.index()));
         let label = ("protocol", protocol.name());
         ports.count(&[label, ("state", "used")], used);
-        ports.count(&[label, ("state", "free")], ports_total.saturating_sub(used));
+        ports.count(
+            &[label, ("state", "free")],
+            ports_total.saturating_sub(used),
+        );
     }
     let mut subscribers = Family::gauge("gate64_subscribers", "Subscribers at present.");
     subscribers.count(&[], state.total(counters::subscribers(0)));
@@ -166,7 +180,10 @@ fn pool(state: &State) -> Vec<MetricFamily> {
         "Mappings and sessions refused for a limit of the subscriber.",
     );
     for reason in REFUSALS {
-        let count = SIDES.map(|side| state.total(drop_id(side, reason))).iter().sum();
+        let count = SIDES
+            .map(|side| state.total(drop_id(side, reason)))
+            .iter()
+            .sum();
         refusals.count(&[("reason", reason.label())], count);
     }
     vec![

@@ -95,10 +95,7 @@ fn rcode(outcome: Outcome) -> &'static str {
 }
 
 fn upstreams(server: &Server) -> MetricFamily {
-    let mut family = Family::gauge(
-        "gate64_dns_upstream_up",
-        "1 while the upstream answers.",
-    );
+    let mut family = Family::gauge("gate64_dns_upstream_up", "1 while the upstream answers.");
     for (upstream, is_up) in server.upstreams() {
         let target = upstream.to_string();
         family.count(&[("upstream", &target)], u64::from(is_up));

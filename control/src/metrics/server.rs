@@ -79,7 +79,12 @@ async fn metrics(Shared(app): Shared<App>) -> Response {
 
 /// Whether the process serves: a stuck worker says no, a missing route does not.
 async fn healthz(Shared(app): Shared<App>) -> Response {
-    match app.state.workers.iter().position(|worker| !worker.is_alive()) {
+    match app
+        .state
+        .workers
+        .iter()
+        .position(|worker| !worker.is_alive())
+    {
         None => "ok\n".into_response(),
         Some(number) => {
             let text = format!("worker {number} is stuck: its loop does not turn\n");

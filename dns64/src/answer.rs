@@ -1,0 +1,236 @@
+//! A question and its answer, without the transport they came by.
+
+use std::fmt;
+
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
+use hickory_proto::rr::{LowerName, RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+
+/// What is asked of an upstream, and the key under which its answer is kept. The class is IN.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// The name, in lower case.
+    pub name: LowerName,
+    /// The type.
+    pub qtype: RecordType,
+    /// The DO bit (RFC 3225): signatures are wanted.
+    pub dnssec_ok: bool,
+    /// The CD bit: the upstream shall not validate.
+    pub checking_disabled: bool,
+}
+
+impl Question {
+    /// The same question for another type.
+    pub fn with_type(&self, qtype: RecordType) -> Question {
+        Question {
+            qtype,
+            ..self.clone()
+        }
+    }
+
+    /// The same question for another name.
+    pub fn with_name(&self, name: LowerName) -> Question {
+        Question {
+            name,
+            ..self.clone()
+        }
+    }
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.qtype)
+    }
+}
+
+/// A whole answer: header bits that matter and the three sections.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The response code, extended ones included.
+    pub rcode: ResponseCode,
+    /// The AD bit: the upstream, or we, found all of it authentic.
+    pub authentic: bool,
+    /// Answer section.
+    pub answers: Vec<Record>,
+    /// Authority section.
+    pub authorities: Vec<Record>,
+    /// Additional section without the OPT record.
+    pub additionals: Vec<Record>,
+    /// What RFC 8914 lets us say about it.
+    pub extended_errors: Vec<ExtendedError>,
+}
+
+impl Answer {
+    /// NOERROR or another code without records.
+    pub fn empty(rcode: ResponseCode) -> Answer {
+        Answer {
+            rcode,
+            authentic: false,
+            answers: Vec::new(),
+            authorities: Vec::new(),
+            additionals: Vec::new(),
+            extended_errors: Vec::new(),
+        }
+    }
+
+    /// SERVFAIL with its reason.
+    pub fn failure(code: ExtendedErrorCode, text: impl Into<String>) -> Answer {
+        Answer {
+            extended_errors: vec![ExtendedError::new(code, text)],
+            ..Answer::empty(ResponseCode::ServFail)
+        }
+    }
+
+    /// Takes over an upstream's message.
+    pub fn from_message(message: Message) -> Answer {
+        let extended_errors = message.edns.iter().flat_map(|edns| {
+            let options = edns.options().as_ref().iter();
+            options.filter_map(|(_, option)| ExtendedError::from_option(option))
+        });
+        Answer {
+            rcode: message.metadata.response_code,
+            authentic: message.metadata.authentic_data,
+            extended_errors: extended_errors.collect(),
+            answers: message.answers,
+            authorities: message.authorities,
+            additionals: message.additionals,
+        }
+    }
+
+    /// Whether the answer section holds a record of this type.
+    pub fn has(&self, qtype: RecordType) -> bool {
+        self.answers.iter().any(|r| r.record_type() == qtype)
+    }
+
+    /// NOERROR or NXDOMAIN: the name was looked up. Anything else is a failure.
+    pub fn is_success(&self) -> bool {
+        matches!(
+            self.rcode,
+            ResponseCode::NoError | ResponseCode::NXDomain | ResponseCode::YXDomain
+        )
+    }
+
+    /// Whether the upstream said that validation failed (RFC 8914 codes 5 to 12).
+    pub fn is_bogus(&self) -> bool {
+        self.rcode == ResponseCode::ServFail
+            && self
+                .extended_errors
+                .iter()
+                .any(|e| (5..=12).contains(&e.code))
+    }
+
+    /// How long the absence may be kept: the lesser of the SOA record's TTL and its minimum
+    /// field (RFC 2308 section 5); nothing without a SOA record.
+    pub fn negative_ttl(&self) -> Option<u32> {
+        self.authorities.iter().find_map(|r| match &r.data {
+            RData::SOA(soa) => Some(r.ttl.min(soa.minimum)),
+            _ => None,
+        })
+    }
+
+    /// How long the answer to this question may be kept, in seconds: zero means not at all.
+    pub fn ttl(&self, qtype: RecordType) -> u32 {
+        let positive = self.answers.iter().map(|r| r.ttl).min();
+        if self.has(qtype) || qtype == RecordType::ANY && positive.is_some() {
+            return positive.unwrap_or(0);
+        }
+        // RFC 2308 section 5: without a SOA record an absence is not kept.
+        let negative = self.negative_ttl().unwrap_or(0);
+        positive.map_or(negative, |positive| positive.min(negative))
+    }
+
+    /// The answer as it is `seconds` later.
+    pub fn aged(&self, seconds: u32) -> Answer {
+        let mut answer = self.clone();
+        for record in answer.records_mut() {
+            record.ttl = record.ttl.saturating_sub(seconds);
+        }
+        answer
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        let Answer {
+            answers,
+            authorities,
+            additionals,
+            ..
+        } = self;
+        answers.iter_mut().chain(authorities).chain(additionals)
+    }
+}
+
+/// Whether a record is a signature over records of this type.
+pub fn is_signature_over(record: &Record, covered: RecordType) -> bool {
+    if record.record_type() != RecordType::RRSIG {
+        return false;
+    }
+    let mut octets = Vec::new();
+    let emitted = record.data.emit(&mut BinEncoder::new(&mut octets));
+    // RFC 4034 section 3.1: the first two octets are the type covered.
+    emitted.is_ok() && octets.get(..2) == Some(&u16::from(covered).to_be_bytes())
+}
+
+/// An extended DNS error (RFC 8914).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtendedError {
+    /// The INFO-CODE.
+    pub code: u16,
+    /// The EXTRA-TEXT.
+    pub text: String,
+}
+
+/// The INFO-CODEs that this server gives (RFC 8914 section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum ExtendedErrorCode {
+    /// Any other reason.
+    Other = 0,
+    /// An expired answer, since no fresh one could be had (RFC 8767).
+    StaleAnswer = 3,
+    /// Validation failed.
+    DnssecBogus = 6,
+    /// A failure remembered (RFC 9520).
+    CachedError = 13,
+    /// The translator cannot take traffic yet.
+    NotReady = 14,
+    /// The client's network is not served.
+    Prohibited = 18,
+    /// Not asked for recursion, and nothing here is authoritative.
+    NotAuthoritative = 20,
+    /// No upstream answered.
+    NoReachableAuthority = 22,
+}
+
+/// The EDNS option code of extended errors.
+const EXTENDED_ERROR_OPTION: u16 = 15;
+
+impl ExtendedError {
+    /// A code with its text.
+    pub fn new(code: ExtendedErrorCode, text: impl Into<String>) -> ExtendedError {
+        ExtendedError {
+            code: code as u16,
+            text: text.into(),
+        }
+    }
+
+    /// The option that carries it (section 2).
+    pub fn to_option(&self) -> EdnsOption {
+        let mut data = self.code.to_be_bytes().to_vec();
+        data.extend_from_slice(self.text.as_bytes());
+        EdnsOption::Unknown(EXTENDED_ERROR_OPTION, data)
+    }
+
+    fn from_option(option: &EdnsOption) -> Option<ExtendedError> {
+        match option {
+            EdnsOption::Unknown(EXTENDED_ERROR_OPTION, data) => {
+                let (code, text) = data.split_first_chunk::<2>()?;
+                Some(ExtendedError {
+                    code: u16::from_be_bytes(*code),
+                    text: String::from_utf8_lossy(text).into_owned(),
+                })
+            }
+            _ => None,
+        }
+    }
+}

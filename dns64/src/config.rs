@@ -1,0 +1,295 @@
+//! What the server is told to do. `control` reads the TOML file and fills these plain types.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use gate64_wire::rfc6052::Pref64;
+
+/// Everything the DNS64 server is told. [`Config::default`] holds the documented defaults; only
+/// `upstream` and `pref64` have to be given.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses served over UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Resolvers asked, in order of preference.
+    pub upstream: Vec<Upstream>,
+    /// Whether real AAAA records are kept.
+    pub synthesize: Synthesize,
+    /// Clients that get synthesis; the others get what the upstream says.
+    pub synthesize_for: Vec<Network>,
+    /// Clients that are answered at all; the others get REFUSED.
+    pub allow_from: Vec<Network>,
+    /// The translator's prefixes; each A record gives one AAAA record per prefix.
+    pub pref64: Vec<Pref64>,
+    /// Keeps non-global IPv4 out of the well-known prefix (RFC 6052 section 3.1).
+    pub wkp_strict: bool,
+    /// Real AAAA records in these count as missing (RFC 6147 section 5.1.4).
+    pub exclude_aaaa: Vec<Network>,
+    /// IPv4 addresses in these are never mapped.
+    pub exclude_a: Vec<Network>,
+    /// Names (with all below them) whose real AAAA records count as missing.
+    pub ignore_aaaa_names: Vec<String>,
+    /// What an AAAA question does when the upstream fails it (RFC 6147 sections 5.1.2 and 5.1.3).
+    pub on_failure: OnFailure,
+    /// Whether answers are validated here.
+    pub dnssec: Dnssec,
+    /// DS records as text that replace the root's trust anchors; empty means the root's.
+    pub trust_anchors: Vec<String>,
+    /// How long upstreams and clients are waited for.
+    pub timeouts: Timeouts,
+    /// Bounds on memory and work.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53))],
+            upstream: Vec::new(),
+            synthesize: Synthesize::Missing,
+            synthesize_for: Network::everywhere(),
+            allow_from: Network::everywhere(),
+            pref64: Vec::new(),
+            wkp_strict: true,
+            exclude_aaaa: vec![Network {
+                addr: IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()),
+                length: 96,
+            }],
+            exclude_a: Vec::new(),
+            ignore_aaaa_names: Vec::new(),
+            on_failure: OnFailure::Synthesize,
+            dnssec: Dnssec::Off,
+            trust_anchors: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// One upstream resolver.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Upstream {
+    /// How it is asked.
+    pub protocol: Protocol,
+    /// Where it is asked.
+    pub addr: SocketAddr,
+    /// The name in its certificate, for TLS and HTTPS; the address if empty.
+    pub name: String,
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.protocol.name(), self.addr)
+    }
+}
+
+/// A transport between DNS peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Datagrams, with TCP when an answer is truncated.
+    Udp,
+    /// RFC 7766.
+    Tcp,
+    /// RFC 7858.
+    Tls,
+    /// RFC 8484.
+    Https,
+}
+
+impl Protocol {
+    /// All four, in the order of their index.
+    pub const ALL: [Protocol; 4] = [Protocol::Udp, Protocol::Tcp, Protocol::Tls, Protocol::Https];
+
+    /// The name in configuration and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Udp => "udp",
+            Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
+            Protocol::Https => "https",
+        }
+    }
+}
+
+/// Whether real AAAA records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synthesize {
+    /// Only names without a real AAAA record get synthetic ones.
+    Missing,
+    /// Real AAAA records are hidden, for IPv6-only test networks.
+    Always,
+}
+
+/// What an AAAA question does when the upstream answers it with an error or not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// As RFC 6147 sections 5.1.2 and 5.1.3: treat it as no AAAA, ask for A.
+    Synthesize,
+    /// Give the failure to the client, so that a real AAAA is never covered by a synthetic one.
+    Pass,
+}
+
+/// Whether answers are validated here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dnssec {
+    /// The upstream's AD bit and failures are trusted.
+    Off,
+    /// Signatures are checked before anything is synthesised or answered.
+    Validate,
+}
+
+/// How long upstreams and clients are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// One try at one upstream.
+    pub attempt: Duration,
+    /// All tries for one question.
+    pub query: Duration,
+    /// A client's TCP connection without a question.
+    pub tcp_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            attempt: Duration::from_millis(1500),
+            query: Duration::from_secs(4),
+            tcp_idle: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Bounds on memory and work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Questions at the upstreams at one time; a further one is answered SERVFAIL.
+    pub upstream_in_flight_max: usize,
+    /// Clients waiting for an answer at one time; a further one is answered SERVFAIL.
+    pub client_in_flight_max: u64,
+    /// Answers kept.
+    pub cache_entry_count_max: usize,
+    /// Longest time an answer is kept.
+    pub cache_seconds_max: u32,
+    /// Longest time the absence of a name or record is kept (RFC 2308 section 5).
+    pub negative_seconds_max: u32,
+    /// Time a failure is kept (RFC 9520 section 3.2: between one second and five minutes).
+    pub failure_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            upstream_in_flight_max: 1024,
+            client_in_flight_max: 8192,
+            cache_entry_count_max: 100_000,
+            cache_seconds_max: 86_400,
+            negative_seconds_max: 3 * 3600,
+            failure_seconds: 5,
+        }
+    }
+}
+
+/// An IPv4 or IPv6 network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The address; bits behind the length are ignored.
+    pub addr: IpAddr,
+    /// The prefix length: at most 32 or 128.
+    pub length: u8,
+}
+
+impl Network {
+    /// `::/0` and `0.0.0.0/0`.
+    pub fn everywhere() -> Vec<Network> {
+        vec![
+            Network {
+                addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+                length: 0,
+            },
+            Network {
+                addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                length: 0,
+            },
+        ]
+    }
+
+    /// Whether the address lies in the network; never across the two families.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match (self.addr, addr) {
+            (IpAddr::V4(network), IpAddr::V4(addr)) => {
+                let shift = 32u32.saturating_sub(u32::from(self.length));
+                let differ = u32::from(network) ^ u32::from(addr);
+                differ.checked_shr(shift).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(network), IpAddr::V6(addr)) => {
+                let shift = 128u32.saturating_sub(u32::from(self.length));
+                let differ = u128::from(network) ^ u128::from(addr);
+                differ.checked_shr(shift).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether any of the networks holds the address. A client that reached an IPv6 socket over
+    /// IPv4 (`::ffff:a.b.c.d`) is judged as IPv4.
+    pub fn any_contains(networks: &[Network], addr: IpAddr) -> bool {
+        let addr = addr.to_canonical();
+        networks.iter().any(|network| network.contains(addr))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.length)
+    }
+}
+
+impl FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Network, &'static str> {
+        let (addr, length) = text.split_once('/').ok_or("not address/length")?;
+        let addr: IpAddr = addr.parse().map_err(|_| "not an IP address")?;
+        let length = length.parse().map_err(|_| "not a prefix length")?;
+        if length > if addr.is_ipv4() { 32 } else { 128 } {
+            return Err("prefix length too long for the address");
+        }
+        Ok(Network { addr, length })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_hold_their_addresses() {
+        for (network, addr, held) in [
+            ("0.0.0.0/0", "203.0.113.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("192.0.2.1/32", "192.0.2.1", true),
+            ("192.0.2.1/32", "192.0.2.0", false),
+            ("::/0", "2001:db8::1", true),
+            ("2001:db8::/32", "2001:db9::", false),
+            ("::ffff:0:0/96", "::ffff:192.0.2.1", true),
+        ] {
+            let network: Network = network.parse().unwrap();
+            assert_eq!(
+                network.contains(addr.parse().unwrap()),
+                held,
+                "{network} {addr}"
+            );
+        }
+        let ipv4: Vec<Network> = vec!["10.0.0.0/8".parse().unwrap()];
+        assert!(Network::any_contains(
+            &ipv4,
+            "::ffff:10.1.2.3".parse().unwrap()
+        ));
+        assert!("10.0.0.0/33".parse::<Network>().is_err());
+        assert!("10.0.0.0".parse::<Network>().is_err());
+    }
+}

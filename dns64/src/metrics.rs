@@ -1,0 +1,236 @@
+//! Counters that every part of the server adds to and `control` exports.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hickory_proto::rr::RecordType;
+
+use crate::config::Protocol;
+
+/// Question types that are counted by name; the rest is [`QueryType::Other`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryType {
+    /// A.
+    A,
+    /// AAAA.
+    Aaaa,
+    /// PTR.
+    Ptr,
+    /// HTTPS and SVCB.
+    Https,
+    /// Any other type, and questions that could not be read.
+    Other,
+}
+
+impl QueryType {
+    /// All, in the order of their index.
+    pub const ALL: [QueryType; 5] = [
+        QueryType::A,
+        QueryType::Aaaa,
+        QueryType::Ptr,
+        QueryType::Https,
+        QueryType::Other,
+    ];
+
+    /// The label value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            QueryType::A => "A",
+            QueryType::Aaaa => "AAAA",
+            QueryType::Ptr => "PTR",
+            QueryType::Https => "HTTPS",
+            QueryType::Other => "other",
+        }
+    }
+}
+
+impl From<RecordType> for QueryType {
+    fn from(qtype: RecordType) -> QueryType {
+        match qtype {
+            RecordType::A => QueryType::A,
+            RecordType::AAAA => QueryType::Aaaa,
+            RecordType::PTR => QueryType::Ptr,
+            RecordType::HTTPS | RecordType::SVCB => QueryType::Https,
+            _ => QueryType::Other,
+        }
+    }
+}
+
+/// What a client's question came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Records as the upstream gave them.
+    Answered,
+    /// AAAA records made from A records.
+    Synthesized,
+    /// A name answered here (RFC 8880), or a reverse name under Pref64.
+    Local,
+    /// NOERROR without the records asked for.
+    NoData,
+    /// NXDOMAIN.
+    NxDomain,
+    /// The upstream, or all of them, failed.
+    ServFail,
+    /// Synthesis refused since the translator is not ready.
+    NotReady,
+    /// Not answered by policy.
+    Refused,
+    /// A question that could not be understood.
+    FormErr,
+    /// Too many questions at one time.
+    Overload,
+}
+
+impl Outcome {
+    /// All, in the order of their index.
+    pub const ALL: [Outcome; 10] = [
+        Outcome::Answered,
+        Outcome::Synthesized,
+        Outcome::Local,
+        Outcome::NoData,
+        Outcome::NxDomain,
+        Outcome::ServFail,
+        Outcome::NotReady,
+        Outcome::Refused,
+        Outcome::FormErr,
+        Outcome::Overload,
+    ];
+
+    /// The label value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Answered => "answered",
+            Outcome::Synthesized => "synthesized",
+            Outcome::Local => "local",
+            Outcome::NoData => "nodata",
+            Outcome::NxDomain => "nxdomain",
+            Outcome::ServFail => "servfail",
+            Outcome::NotReady => "not_ready",
+            Outcome::Refused => "refused",
+            Outcome::FormErr => "formerr",
+            Outcome::Overload => "overload",
+        }
+    }
+}
+
+/// Buckets of the latency histogram: bucket `n` counts answers given within `2^n` microseconds
+/// and not within half of it; the last one counts the rest.
+pub const LATENCY_BUCKETS: usize = 24;
+
+/// All counters of the server; each only grows, except the two that say so.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    queries: [[[AtomicU64; Outcome::ALL.len()]; QueryType::ALL.len()]; Protocol::ALL.len()],
+    latency: [AtomicU64; LATENCY_BUCKETS],
+    latency_sum_microseconds: AtomicU64,
+    /// Answers with synthetic AAAA records.
+    pub synthesized: AtomicU64,
+    /// Questions to the resolver answered from the cache.
+    pub cache_hits: AtomicU64,
+    /// Questions to the resolver that were not in the cache.
+    pub cache_misses: AtomicU64,
+    /// Questions that joined an equal one on its way.
+    pub merged: AtomicU64,
+    /// Questions sent to upstreams, tries included.
+    pub upstream_queries: AtomicU64,
+    /// Tries that got no usable answer.
+    pub upstream_errors: AtomicU64,
+    /// Tries over UDP that were truncated and asked again over TCP.
+    pub upstream_truncated: AtomicU64,
+    /// Questions at the upstreams now (goes up and down).
+    pub upstream_in_flight: AtomicU64,
+    /// Clients waiting for an answer now (goes up and down).
+    pub client_in_flight: AtomicU64,
+}
+
+impl Metrics {
+    /// Counts one answer to a client.
+    pub(crate) fn count(&self, protocol: Protocol, qtype: QueryType, outcome: Outcome) {
+        add(&self.queries[protocol as usize][qtype as usize][outcome as usize]);
+        if outcome == Outcome::Synthesized {
+            add(&self.synthesized);
+        }
+    }
+
+    /// Adds the time from question to answer.
+    pub(crate) fn observe(&self, latency: Duration) {
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let bits = u64::BITS - microseconds.saturating_sub(1).leading_zeros();
+        let bucket = usize::try_from(bits).map_or(LATENCY_BUCKETS, |b| b);
+        add(&self.latency[bucket.min(LATENCY_BUCKETS - 1)]);
+        self.latency_sum_microseconds
+            .fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Every count of queries that is not zero, with its labels.
+    pub fn queries(&self) -> impl Iterator<Item = (Protocol, QueryType, Outcome, u64)> {
+        Protocol::ALL.into_iter().flat_map(move |protocol| {
+            QueryType::ALL.into_iter().flat_map(move |qtype| {
+                Outcome::ALL.into_iter().filter_map(move |outcome| {
+                    let counter = &self.queries[protocol as usize][qtype as usize];
+                    let count = counter[outcome as usize].load(Ordering::Relaxed);
+                    (count > 0).then_some((protocol, qtype, outcome, count))
+                })
+            })
+        })
+    }
+
+    /// Upper bounds in seconds and counts of the latency histogram, not cumulated; the last
+    /// bucket has no bound.
+    pub fn latency(&self) -> [(f64, u64); LATENCY_BUCKETS] {
+        std::array::from_fn(|n| {
+            let bound = match n + 1 < LATENCY_BUCKETS {
+                true => f64::from(1u32 << n) / 1e6,
+                false => f64::INFINITY,
+            };
+            (bound, self.latency[n].load(Ordering::Relaxed))
+        })
+    }
+
+    /// The sum of all latencies, in seconds.
+    pub fn latency_sum_seconds(&self) -> f64 {
+        Duration::from_micros(self.latency_sum_microseconds.load(Ordering::Relaxed)).as_secs_f64()
+    }
+}
+
+/// One more of something.
+pub(crate) fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Raises a gauge for as long as it lives.
+pub(crate) struct Raised<'a> {
+    gauge: &'a AtomicU64,
+    /// Its value with this one in it.
+    pub(crate) count: u64,
+}
+
+impl<'a> Raised<'a> {
+    pub(crate) fn new(gauge: &'a AtomicU64) -> Raised<'a> {
+        let count = gauge.fetch_add(1, Ordering::Relaxed) + 1;
+        Raised { gauge, count }
+    }
+}
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.gauge.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_falls_into_the_bucket_of_its_power_of_two() {
+        let metrics = Metrics::default();
+        for (microseconds, bucket) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3)] {
+            let before = metrics.latency()[bucket].1;
+            metrics.observe(Duration::from_micros(microseconds));
+            assert_eq!(metrics.latency()[bucket].1, before + 1, "{microseconds}");
+        }
+        metrics.observe(Duration::from_secs(3600));
+        assert_eq!(metrics.latency()[LATENCY_BUCKETS - 1], (f64::INFINITY, 1));
+    }
+}

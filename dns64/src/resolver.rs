@@ -1,0 +1,338 @@
+//! One question from start to answer: local names, cache, upstreams, synthesis.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::rdata::CNAME;
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
+use tokio::sync::Semaphore;
+
+use crate::answer::{Answer, ExtendedErrorCode, Question};
+use crate::cache::Cache;
+use crate::config::{Config, Limits, Network, Upstream};
+use crate::local_names;
+use crate::metrics::{Metrics, Outcome, Raised, add};
+use crate::pool::Pool;
+use crate::synthesis::{Next, Policy};
+use crate::trace::Trace;
+
+/// Longest chain of CNAME records followed for an upstream that does not follow them.
+const CHAIN_MAX: usize = 8;
+
+/// What outlives a reload: the cache, the questions on their way, the counters.
+pub(crate) struct Kept {
+    pub(crate) cache: Cache,
+    pub(crate) metrics: Metrics,
+    /// Whether the translator takes traffic.
+    pub(crate) ready: Arc<AtomicBool>,
+    under_way: Mutex<HashMap<Question, UnderWay>>,
+    upstream_permits: Arc<Semaphore>,
+}
+
+type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+impl Kept {
+    pub(crate) fn new(cache: Cache, limits: &Limits, ready: Arc<AtomicBool>) -> Kept {
+        Kept {
+            cache,
+            metrics: Metrics::default(),
+            ready,
+            under_way: Mutex::default(),
+            upstream_permits: Arc::new(Semaphore::new(limits.upstream_in_flight_max)),
+        }
+    }
+}
+
+/// The answering side of one configuration.
+pub(crate) struct Resolver {
+    policy: Policy,
+    synthesize_for: Vec<Network>,
+    allow_from: Vec<Network>,
+    limits: Limits,
+    pool: Pool,
+    kept: Arc<Kept>,
+}
+
+/// A client's question, as far as the answer depends on it.
+pub(crate) struct ClientQuestion {
+    pub(crate) question: Question,
+    pub(crate) client: IpAddr,
+}
+
+impl Resolver {
+    pub(crate) fn new(config: &Config, policy: Policy, pool: Pool, kept: Arc<Kept>) -> Resolver {
+        Resolver {
+            policy,
+            synthesize_for: config.synthesize_for.clone(),
+            allow_from: config.allow_from.clone(),
+            limits: config.limits,
+            pool,
+            kept,
+        }
+    }
+
+    /// Whether the client is answered at all.
+    pub(crate) fn allows(&self, client: SocketAddr) -> bool {
+        Network::any_contains(&self.allow_from, client.ip())
+    }
+
+    /// Each upstream, and whether it answers.
+    pub(crate) fn upstreams(&self) -> Vec<(Upstream, bool)> {
+        self.pool.health()
+    }
+
+    /// The answer to a client, and what it is counted as.
+    pub(crate) async fn answer(
+        self: &Arc<Self>,
+        asked: ClientQuestion,
+        trace: &mut Trace,
+    ) -> (Answer, Outcome) {
+        let ClientQuestion { question, client } = asked;
+        // RFC 6147 section 5.5: DO and CD together mean that the client validates by itself.
+        let validates = question.dnssec_ok && question.checking_disabled;
+        let served = Network::any_contains(&self.synthesize_for, client);
+        let synthesize = served && !validates;
+        if let Some(answer) = local_names::answer(&self.policy, &question, synthesize) {
+            trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
+            return (answer, Outcome::Local);
+        }
+        if question.qtype == RecordType::PTR {
+            if let Some(target) = self.policy.reverse_target(&question.name) {
+                return (self.reverse(&question, target, trace).await, Outcome::Local);
+            }
+        }
+        if question.qtype != RecordType::AAAA || !synthesize {
+            if question.qtype == RecordType::AAAA {
+                trace.step(|| match served {
+                    true => "the client validates by itself (DO and CD): no synthesis".into(),
+                    false => format!("no synthesis for client {client}"),
+                });
+            }
+            let answer = self.look_up(&question, trace).await;
+            let outcome = outcome_of(&answer, question.qtype);
+            return (answer, outcome);
+        }
+        self.answer_aaaa(question, trace).await
+    }
+
+    /// RFC 6147 sections 5.1 to 5.4.
+    async fn answer_aaaa(
+        self: &Arc<Self>,
+        mut question: Question,
+        trace: &mut Trace,
+    ) -> (Answer, Outcome) {
+        // CD without DO: the client will not validate, so what is synthesised has to be checked.
+        question.checking_disabled = false;
+        let aaaa = if self.policy.hides_aaaa(&question.name) {
+            trace.step(|| "real AAAA records of this name count as missing".into());
+            None
+        } else {
+            let answer = self.look_up(&question, trace).await;
+            match self.policy.after_aaaa(answer) {
+                Next::Answer(answer) => {
+                    trace.step(|| format!("no synthesis: {}", why_kept(&answer)));
+                    let outcome = outcome_of(&answer, RecordType::AAAA);
+                    return (answer, outcome);
+                }
+                Next::AskA(answer) => Some(answer),
+            }
+        };
+        let a = self
+            .look_up(&question.with_type(RecordType::A), trace)
+            .await;
+        let answer = self.policy.assemble(aaaa.as_ref(), a);
+        if !answer.has(RecordType::AAAA) {
+            trace.step(|| "no A record to synthesise from".into());
+            let outcome = outcome_of(&answer, RecordType::AAAA);
+            return (answer, outcome);
+        }
+        if !self.kept.ready.load(Ordering::Relaxed) {
+            trace.step(|| "the translator is not ready: no synthesis".into());
+            let text = "the NAT64 translator is not ready";
+            let refusal = Answer::failure(ExtendedErrorCode::NotReady, text);
+            return (refusal, Outcome::NotReady);
+        }
+        trace.step(|| format!("synthesised: {}", addresses(&answer)));
+        (answer, Outcome::Synthesized)
+    }
+
+    /// RFC 6147 section 5.3.1: a CNAME record into in-addr.arpa, with what is found there.
+    async fn reverse(
+        self: &Arc<Self>,
+        question: &Question,
+        target: Name,
+        trace: &mut Trace,
+    ) -> Answer {
+        trace.step(|| format!("{} is under Pref64: CNAME to {target}", question.name));
+        let there = question.with_name(LowerName::new(&target));
+        let mut answer = match local_names::answer(&self.policy, &there, true) {
+            Some(answer) => answer,
+            None => self.look_up(&there, trace).await,
+        };
+        let cname = Policy::reverse_cname(&question.name, &target);
+        answer.answers.insert(0, cname);
+        answer.authentic = false;
+        answer
+    }
+
+    /// From the cache, or from the upstreams; equal questions are asked once.
+    async fn look_up(self: &Arc<Self>, question: &Question, trace: &mut Trace) -> Answer {
+        let metrics = &self.kept.metrics;
+        if let Some(answer) = self.kept.cache.get(question) {
+            add(&metrics.cache_hits);
+            trace.step(|| format!("{question} is in the cache: {}", why_kept(&answer)));
+            return answer;
+        }
+        add(&metrics.cache_misses);
+        let Some(under_way) = self.join(question) else {
+            trace.step(|| "too many questions at the upstreams".into());
+            return Answer::failure(ExtendedErrorCode::Other, "too many questions under way");
+        };
+        let answer = under_way.await;
+        trace.step(|| format!("the upstreams were asked {question}: {}", why_kept(&answer)));
+        (*answer).clone()
+    }
+
+    /// Joins an equal question on its way, or sends it, if the bound lets one more go. It runs
+    /// by itself, so that a client that goes away takes nobody's answer with it.
+    fn join(self: &Arc<Self>, question: &Question) -> Option<UnderWay> {
+        let mut under_way = self.kept.under_way.lock().ok()?;
+        if let Some(shared) = under_way.get(question) {
+            add(&self.kept.metrics.merged);
+            return Some(shared.clone());
+        }
+        let permits = self.kept.upstream_permits.clone();
+        let permit = permits.try_acquire_owned().ok()?;
+        let resolver = self.clone();
+        let asked = question.clone();
+        let future = async move {
+            let answer = Arc::new(resolver.fetch(&asked).await);
+            if let Ok(mut under_way) = resolver.kept.under_way.lock() {
+                under_way.remove(&asked);
+            }
+            drop(permit);
+            answer
+        };
+        let shared = future.boxed().shared();
+        under_way.insert(question.clone(), shared.clone());
+        tokio::spawn(shared.clone());
+        Some(shared)
+    }
+
+    /// Asks the upstreams, follows the chain if they do not, and keeps the answer.
+    async fn fetch(&self, question: &Question) -> Answer {
+        let metrics = &self.kept.metrics;
+        let _raised = Raised::new(&metrics.upstream_in_flight);
+        let mut answer = self.pool.ask(question, metrics).await;
+        keep_chain(&question.name, &mut answer.answers);
+        for _ in 0..CHAIN_MAX {
+            let Some(target) = dangling_target(question, &answer) else {
+                break;
+            };
+            let next = self
+                .pool
+                .ask(&question.with_name(target.clone()), metrics)
+                .await;
+            let mut records = next.answers;
+            keep_chain(&target, &mut records);
+            answer.answers.append(&mut records);
+            answer.authentic &= next.authentic;
+            answer.rcode = next.rcode;
+            answer.authorities = next.authorities;
+            answer.additionals = next.additionals;
+            answer.extended_errors.extend(next.extended_errors);
+        }
+        self.kept.cache.insert(question, &answer, &self.limits);
+        answer
+    }
+}
+
+/// Drops records that do not belong to the chain from the name asked for: an upstream has no
+/// business to answer for other names.
+fn keep_chain(name: &LowerName, answers: &mut Vec<Record>) {
+    let mut chain = vec![name.clone()];
+    let mut next = 0;
+    while let Some(name) = chain.get(next).cloned() {
+        next += 1;
+        let aliases = answers.iter().filter(|r| LowerName::new(&r.name) == name);
+        let targets = aliases.filter_map(|r| match &r.data {
+            RData::CNAME(CNAME(target)) => Some(LowerName::new(target)),
+            _ => None,
+        });
+        let new: Vec<LowerName> = targets.filter(|t| !chain.contains(t)).collect();
+        chain.extend(new);
+    }
+    answers.retain(|record| {
+        let owner = LowerName::new(&record.name);
+        // A DNAME record, and its signature, stand above the names that it redirects.
+        let may_stand_above = matches!(record.record_type(), RecordType::DNAME | RecordType::RRSIG);
+        chain
+            .iter()
+            .any(|name| *name == owner || may_stand_above && owner.zone_of(name))
+    });
+}
+
+/// The end of a chain that the upstream did not follow: an alias without the record behind it,
+/// and without a SOA record that says that there is none. A loop has no end.
+fn dangling_target(question: &Question, answer: &Answer) -> Option<LowerName> {
+    let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
+    if answer.rcode != ResponseCode::NoError || asks_alias || answer.has(question.qtype) {
+        return None;
+    }
+    if answer.negative_ttl().is_some() {
+        return None;
+    }
+    let targets = answer.answers.iter().filter_map(|r| match &r.data {
+        RData::CNAME(CNAME(target)) => Some(LowerName::new(target)),
+        _ => None,
+    });
+    let last = targets.last()?;
+    let followed = answer
+        .answers
+        .iter()
+        .any(|r| LowerName::new(&r.name) == last);
+    (!followed && last != question.name).then_some(last)
+}
+
+fn outcome_of(answer: &Answer, qtype: RecordType) -> Outcome {
+    match answer.rcode {
+        ResponseCode::NoError if answer.has(qtype) => Outcome::Answered,
+        ResponseCode::NoError if qtype == RecordType::ANY => Outcome::Answered,
+        ResponseCode::NoError => Outcome::NoData,
+        ResponseCode::NXDomain => Outcome::NxDomain,
+        _ => Outcome::ServFail,
+    }
+}
+
+fn why_kept(answer: &Answer) -> String {
+    let reasons = answer.extended_errors.iter().map(|e| e.text.as_str());
+    let reasons: Vec<&str> = reasons.filter(|text| !text.is_empty()).collect();
+    let records = answer
+        .answers
+        .iter()
+        .map(|r| format!("{} {} {} {}", r.name, r.ttl, r.record_type(), r.data));
+    let records: Vec<String> = records.collect();
+    let mut text = match (answer.rcode, records.as_slice()) {
+        (ResponseCode::NoError, []) => "no such record".into(),
+        (rcode, []) => format!("{rcode}"),
+        (ResponseCode::NoError, records) => records.join("; "),
+        (rcode, records) => format!("{rcode}, {}", records.join("; ")),
+    };
+    if !reasons.is_empty() {
+        text.push_str(&format!(" ({})", reasons.join("; ")));
+    }
+    text
+}
+
+fn addresses(answer: &Answer) -> String {
+    let aaaa = answer.answers.iter().filter_map(|r| match &r.data {
+        RData::AAAA(ip) => Some(format!("{} (TTL {})", ip.0, r.ttl)),
+        _ => None,
+    });
+    aaaa.collect::<Vec<String>>().join(", ")
+}
