@@ -27,6 +27,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run the gateway in the foreground
+    Run(ConfigArgs),
     /// Validate a configuration; print the memory plan and what would be attached
     Check(ConfigArgs),
     /// The gateway at a glance

@@ -10,6 +10,7 @@ mod lab;
 mod machine;
 mod metrics;
 mod netlink;
+mod run;
 mod state;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => client::status(&args),
         Command::Show(args) => client::show(&args),

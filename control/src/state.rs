@@ -31,6 +31,8 @@ pub trait Surroundings: Send + Sync {
     fn neighbors(&self) -> Vec<model::Neighbor>;
     /// Prefixes in the routing table: IPv4, IPv6.
     fn routes(&self) -> (usize, usize);
+    /// How often the kernel had more changes to tell than were read in time.
+    fn notifications_lost(&self) -> u64;
     /// Where a destination leads, in words.
     fn route_text(&self, destination: IpAddr) -> String;
     /// The kernel's statistics of the sockets.

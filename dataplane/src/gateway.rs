@@ -192,7 +192,8 @@ impl Gateway {
         self.halt()
     }
 
-    fn halt(&mut self) -> bool {
+    /// Stops all workers in good order; sockets and XDP programs go when the gateway is dropped.
+    pub fn halt(&mut self) -> bool {
         for worker in &self.workers {
             // A worker that is gone, or stuck for longer than this, cannot be told.
             let _ = worker.commands.send_timeout(Command::Stop, STOP_MAX);

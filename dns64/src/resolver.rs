@@ -101,10 +101,10 @@ impl Resolver {
             trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
             return (answer, Outcome::Local);
         }
-        if question.qtype == RecordType::PTR {
-            if let Some(target) = self.policy.reverse_target(&question.name) {
-                return (self.reverse(&question, target, trace).await, Outcome::Local);
-            }
+        if question.qtype == RecordType::PTR
+            && let Some(target) = self.policy.reverse_target(&question.name)
+        {
+            return (self.reverse(&question, target, trace).await, Outcome::Local);
         }
         if question.qtype != RecordType::AAAA || !synthesize {
             if question.qtype == RecordType::AAAA {
@@ -287,11 +287,11 @@ fn dangling_target(question: &Question, answer: &Answer) -> Option<LowerName> {
     if answer.negative_ttl().is_some() {
         return None;
     }
-    let targets = answer.answers.iter().filter_map(|r| match &r.data {
+    let mut aliases = answer.answers.iter().rev();
+    let last = aliases.find_map(|r| match &r.data {
         RData::CNAME(CNAME(target)) => Some(LowerName::new(target)),
         _ => None,
-    });
-    let last = targets.last()?;
+    })?;
     let followed = answer
         .answers
         .iter()

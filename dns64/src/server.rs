@@ -177,7 +177,7 @@ impl Server {
     }
 
     /// Stops to answer and lets the sockets go.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         let listeners: Vec<Listener> = self.listeners().drain().map(|(_, l)| l).collect();
         for mut listener in listeners {
             if let Err(error) = listener.shutdown_gracefully().await {

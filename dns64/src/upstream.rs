@@ -30,6 +30,8 @@ const TCP_ACTIVE_MAX: usize = 256;
 pub(crate) struct Exchange {
     pub(crate) config: Upstream,
     stream: Mutex<Option<DnsExchange<TokioRuntimeProvider>>>,
+    /// Owns the tasks that drive the connections (hickory-net 0.26 ends them with it).
+    provider: TokioRuntimeProvider,
 }
 
 impl Exchange {
@@ -37,6 +39,7 @@ impl Exchange {
         Exchange {
             config,
             stream: Mutex::new(None),
+            provider: TokioRuntimeProvider::default(),
         }
     }
 
@@ -67,10 +70,10 @@ impl Exchange {
     ) -> Result<Message, NetError> {
         let asked = tokio::time::timeout(timeout, async {
             let kept = self.stream.lock().await.clone();
-            if let Some(stream) = kept {
-                if let Ok(message) = send(&stream, question, &metrics.upstream_queries).await {
-                    return Ok(message);
-                }
+            if let Some(stream) = kept
+                && let Ok(message) = send(&stream, question, &metrics.upstream_queries).await
+            {
+                return Ok(message);
             }
             let stream = self.connect(timeout).await?;
             *self.stream.lock().await = Some(stream.clone());
@@ -88,7 +91,7 @@ impl Exchange {
             None,
             timeout,
             Some(TCP_ACTIVE_MAX),
-            TokioRuntimeProvider::default(),
+            self.provider.clone(),
         )
         .await
     }

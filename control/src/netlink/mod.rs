@@ -15,7 +15,7 @@ mod tests;
 
 use std::io;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -148,8 +148,8 @@ pub enum NetlinkError {
 pub struct Router {
     view: Arc<ArcSwap<View>>,
     wishes: mpsc::Sender<(PortId, IpAddr)>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    /// How the task is told to end, and the task; taken by the first stop.
+    running: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Router {
@@ -169,8 +169,7 @@ impl Router {
         Ok(Router {
             view,
             wishes,
-            stop,
-            task: tokio::spawn(follower.run(wishes_rx, stop_rx)),
+            running: Mutex::new(Some((stop, tokio::spawn(follower.run(wishes_rx, stop_rx))))),
         })
     }
 
@@ -197,13 +196,17 @@ impl Router {
     }
 
     /// Stops following and takes back what was asked of the kernel.
-    pub async fn stop(self) {
-        let _ = self.stop.send(());
-        let abort = self.task.abort_handle();
-        if tokio::time::timeout(STOP_TIME_MAX, self.task)
-            .await
-            .is_err()
-        {
+    pub async fn stop(&self) {
+        let running = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some((stop, task)) = running else { return };
+        // The task may have ended by itself.
+        let _ = stop.send(());
+        let abort = task.abort_handle();
+        if tokio::time::timeout(STOP_TIME_MAX, task).await.is_err() {
             abort.abort();
             tracing::warn!("neighbour entries could not be removed from the kernel in time");
         }

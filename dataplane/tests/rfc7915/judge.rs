@@ -37,13 +37,25 @@ pub fn tuples(protocol: Protocol) -> (Tuple6, Tuple4) {
         _ => (SERVER_PORT, SERVER_PORT),
     };
     let v6 = Tuple6 {
-        src: TransportAddr6 { ip: HOST6, port: PORT6 },
-        dst: TransportAddr6 { ip: SERVER6, port: dst6 },
+        src: TransportAddr6 {
+            ip: HOST6,
+            port: PORT6,
+        },
+        dst: TransportAddr6 {
+            ip: SERVER6,
+            port: dst6,
+        },
         protocol,
     };
     let v4 = Tuple4 {
-        src: TransportAddr4 { ip: HOST4, port: PORT4 },
-        dst: TransportAddr4 { ip: SERVER4, port: dst4 },
+        src: TransportAddr4 {
+            ip: HOST4,
+            port: PORT4,
+        },
+        dst: TransportAddr4 {
+            ip: SERVER4,
+            port: dst4,
+        },
         protocol,
     };
     (v6, v4)
@@ -53,8 +65,16 @@ pub fn tuples(protocol: Protocol) -> (Tuple6, Tuple4) {
 pub fn reverse_tuples(protocol: Protocol) -> (Tuple6, Tuple4) {
     let (v6, v4) = tuples(protocol);
     (
-        Tuple6 { src: v6.dst, dst: v6.src, protocol },
-        Tuple4 { src: v4.dst, dst: v4.src, protocol },
+        Tuple6 {
+            src: v6.dst,
+            dst: v6.src,
+            protocol,
+        },
+        Tuple4 {
+            src: v4.dst,
+            dst: v4.src,
+            protocol,
+        },
     )
 }
 
@@ -86,7 +106,10 @@ pub fn to_v4(bytes: &[u8], protocol: Protocol, rules: &Rules) -> Vec<u8> {
     siit::check_v6(&facts).unwrap();
     let (v6, v4) = tuples(protocol);
     let delta = siit::l4_delta(&v6, &v4);
-    in_chunk(bytes, |packet| siit::v6_to_v4(packet, &facts, &v4, delta, rules, 0x1234)).1
+    in_chunk(bytes, |packet| {
+        siit::v6_to_v4(packet, &facts, &v4, delta, rules, 0x1234)
+    })
+    .1
 }
 
 /// Translates from server to host, with just the headroom asked for.
@@ -96,7 +119,10 @@ pub fn to_v6(bytes: &[u8], protocol: Protocol, rules: &Rules) -> Vec<u8> {
     let (v6, v4) = reverse_tuples(protocol);
     let delta = siit::l4_delta(&tuples(protocol).0, &tuples(protocol).1);
     // The difference is the same for both directions, one taken back.
-    assert_eq!(delta.reverse().apply(0x1111), siit::l4_delta(&v6, &v4).reverse().apply(0x1111));
+    assert_eq!(
+        delta.reverse().apply(0x1111),
+        siit::l4_delta(&v6, &v4).reverse().apply(0x1111)
+    );
     let headroom = usize::from(siit::v4_to_v6_growth(&facts));
     let translate = |packet: &mut Packet<'_>| {
         siit::v4_to_v6(packet, &facts, &v6, delta.reverse(), rules);
@@ -106,26 +132,51 @@ pub fn to_v6(bytes: &[u8], protocol: Protocol, rules: &Rules) -> Vec<u8> {
 
 /// Translates an ICMPv6 error from a router at [`HOST6`]'s side, about a packet from server to
 /// host.
-pub fn error_to_v4(bytes: &[u8], protocol: Protocol, mtu: NextHopMtu) -> (Result<(), Refusal>, Vec<u8>) {
+pub fn error_to_v4(
+    bytes: &[u8],
+    protocol: Protocol,
+    mtu: NextHopMtu,
+) -> (Result<(), Refusal>, Vec<u8>) {
     let facts = Ipv6Facts::parse(bytes).unwrap();
     siit::check_v6(&facts).unwrap();
     let inner = InnerIpv6::parse(bytes, &facts).unwrap();
     let (_, inner_tuple) = reverse_tuples(protocol);
     in_chunk(bytes, |packet| {
         let addresses = (HOST4, SERVER4);
-        siit::v6_to_v4_error(packet, &facts, &inner, addresses, &inner_tuple, mtu, &rules(), 0x1234)
+        siit::v6_to_v4_error(
+            packet,
+            &facts,
+            &inner,
+            addresses,
+            &inner_tuple,
+            mtu,
+            &rules(),
+            0x1234,
+        )
     })
 }
 
 /// Translates an ICMPv4 error from the router 203.0.113.1, about a packet from host to server.
-pub fn error_to_v6(bytes: &[u8], protocol: Protocol, mtu: NextHopMtu) -> (Result<(), Refusal>, Vec<u8>) {
+pub fn error_to_v6(
+    bytes: &[u8],
+    protocol: Protocol,
+    mtu: NextHopMtu,
+) -> (Result<(), Refusal>, Vec<u8>) {
     let facts = Ipv4Facts::parse(bytes).unwrap();
     siit::check_v4(&facts, &rules()).unwrap();
     let inner = InnerIpv4::parse(bytes, &facts).unwrap();
     let (inner_tuple, _) = tuples(protocol);
     in_chunk(bytes, |packet| {
         let addresses = ("64:ff9b::203.0.113.1".parse().unwrap(), HOST6);
-        siit::v4_to_v6_error(packet, &facts, &inner, addresses, &inner_tuple, mtu, &rules())
+        siit::v4_to_v6_error(
+            packet,
+            &facts,
+            &inner,
+            addresses,
+            &inner_tuple,
+            mtu,
+            &rules(),
+        )
     })
 }
 
@@ -133,7 +184,10 @@ pub fn error_to_v6(bytes: &[u8], protocol: Protocol, mtu: NextHopMtu) -> (Result
 pub fn udp_v6(payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv6(HOST6.octets(), SERVER6.octets(), 64);
     let mut bytes = Vec::new();
-    builder.udp(PORT6, SERVER_PORT).write(&mut bytes, payload).unwrap();
+    builder
+        .udp(PORT6, SERVER_PORT)
+        .write(&mut bytes, payload)
+        .unwrap();
     bytes
 }
 
@@ -141,7 +195,10 @@ pub fn udp_v6(payload: &[u8]) -> Vec<u8> {
 pub fn udp_v4(payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv4(SERVER4.octets(), HOST4.octets(), 64);
     let mut bytes = Vec::new();
-    builder.udp(SERVER_PORT, PORT4).write(&mut bytes, payload).unwrap();
+    builder
+        .udp(SERVER_PORT, PORT4)
+        .write(&mut bytes, payload)
+        .unwrap();
     bytes
 }
 
@@ -149,7 +206,10 @@ pub fn udp_v4(payload: &[u8]) -> Vec<u8> {
 pub fn sent_udp_v4(payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv4(HOST4.octets(), SERVER4.octets(), 1);
     let mut bytes = Vec::new();
-    builder.udp(PORT4, SERVER_PORT).write(&mut bytes, payload).unwrap();
+    builder
+        .udp(PORT4, SERVER_PORT)
+        .write(&mut bytes, payload)
+        .unwrap();
     bytes
 }
 
@@ -157,7 +217,10 @@ pub fn sent_udp_v4(payload: &[u8]) -> Vec<u8> {
 pub fn sent_udp_v6(payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv6(SERVER6.octets(), HOST6.octets(), 1);
     let mut bytes = Vec::new();
-    builder.udp(SERVER_PORT, PORT6).write(&mut bytes, payload).unwrap();
+    builder
+        .udp(SERVER_PORT, PORT6)
+        .write(&mut bytes, payload)
+        .unwrap();
     bytes
 }
 
@@ -165,7 +228,10 @@ pub fn sent_udp_v6(payload: &[u8]) -> Vec<u8> {
 pub fn icmp_v4(icmp_type: u8, code: u8, rest: [u8; 4], body: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv4([203, 0, 113, 1], HOST4.octets(), 64);
     let mut bytes = Vec::new();
-    builder.icmpv4_raw(icmp_type, code, rest).write(&mut bytes, body).unwrap();
+    builder
+        .icmpv4_raw(icmp_type, code, rest)
+        .write(&mut bytes, body)
+        .unwrap();
     bytes
 }
 
@@ -173,7 +239,10 @@ pub fn icmp_v4(icmp_type: u8, code: u8, rest: [u8; 4], body: &[u8]) -> Vec<u8> {
 pub fn icmp_v6(icmp_type: u8, code: u8, rest: [u8; 4], body: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ipv6(HOST6.octets(), SERVER6.octets(), 64);
     let mut bytes = Vec::new();
-    builder.icmpv6_raw(icmp_type, code, rest).write(&mut bytes, body).unwrap();
+    builder
+        .icmpv6_raw(icmp_type, code, rest)
+        .write(&mut bytes, body)
+        .unwrap();
     bytes
 }
 
@@ -193,7 +262,9 @@ pub fn insert_v6(packet: &[u8], next_header: u8, extension: &[u8]) -> Vec<u8> {
 pub fn repair_v4(bytes: &mut [u8]) {
     let end = usize::from(bytes[0] & 0xf) * 4;
     bytes[10..12].copy_from_slice(&[0, 0]);
-    let sum = gate64_wire::checksum::Sum::ZERO.bytes(&bytes[..end]).checksum();
+    let sum = gate64_wire::checksum::Sum::ZERO
+        .bytes(&bytes[..end])
+        .checksum();
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -222,7 +293,9 @@ fn judge_v4(sliced: &LaxSlicedPacket<'_>, src: [u8; 4], dst: [u8; 4]) {
     match sliced.transport.as_ref() {
         Some(TransportSlice::Udp(udp)) => {
             let header = udp.to_header();
-            let computed = header.calc_checksum_ipv4_raw(src, dst, udp.payload()).unwrap();
+            let computed = header
+                .calc_checksum_ipv4_raw(src, dst, udp.payload())
+                .unwrap();
             assert_eq!(header.checksum, computed);
         }
         Some(TransportSlice::Tcp(tcp)) => {
@@ -230,7 +303,10 @@ fn judge_v4(sliced: &LaxSlicedPacket<'_>, src: [u8; 4], dst: [u8; 4]) {
             assert_eq!(tcp.checksum(), computed);
         }
         Some(TransportSlice::Icmpv4(icmp)) => {
-            assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
+            assert_eq!(
+                icmp.checksum(),
+                icmp.icmp_type().calc_checksum(icmp.payload())
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -239,11 +315,16 @@ fn judge_v4(sliced: &LaxSlicedPacket<'_>, src: [u8; 4], dst: [u8; 4]) {
 fn judge_v6(sliced: &LaxSlicedPacket<'_>, header: &etherparse::Ipv6Header) {
     match sliced.transport.as_ref() {
         Some(TransportSlice::Udp(udp)) => {
-            let computed = udp.to_header().calc_checksum_ipv6(header, udp.payload()).unwrap();
+            let computed = udp
+                .to_header()
+                .calc_checksum_ipv6(header, udp.payload())
+                .unwrap();
             assert_eq!(udp.checksum(), computed);
         }
         Some(TransportSlice::Tcp(tcp)) => {
-            let computed = tcp.calc_checksum_ipv6(header.source, header.destination).unwrap();
+            let computed = tcp
+                .calc_checksum_ipv6(header.source, header.destination)
+                .unwrap();
             assert_eq!(tcp.checksum(), computed);
         }
         Some(TransportSlice::Icmpv6(icmp)) => {

@@ -20,7 +20,11 @@ fn first_and_later_fragments_over_ipv6() {
 
 #[test]
 fn first_and_later_fragments_over_ipv4() {
-    for (offset, expected) in [([0x20, 0], DROPPED), ([0, 185], DROPPED), ([0x40, 0], Ok(()))] {
+    for (offset, expected) in [
+        ([0x20, 0], DROPPED),
+        ([0, 185], DROPPED),
+        ([0x40, 0], Ok(())),
+    ] {
         let mut bytes = icmp_v4(8, 0, [0, 1, 0, 2], &[0; 8]);
         bytes[6..8].copy_from_slice(&offset);
         repair_v4(&mut bytes);

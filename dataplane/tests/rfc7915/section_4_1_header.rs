@@ -84,9 +84,13 @@ fn echo_messages() {
         let builder = PacketBuilder::ipv4(SERVER4.octets(), HOST4.octets(), 64);
         let mut bytes = Vec::new();
         if reply {
-            builder.icmpv4_echo_reply(PORT4, 3).write(&mut bytes, &[9; 57])
+            builder
+                .icmpv4_echo_reply(PORT4, 3)
+                .write(&mut bytes, &[9; 57])
         } else {
-            builder.icmpv4_echo_request(PORT4, 3).write(&mut bytes, &[9; 57])
+            builder
+                .icmpv4_echo_request(PORT4, 3)
+                .write(&mut bytes, &[9; 57])
         }
         .unwrap();
         let out = to_v6(&bytes, Protocol::Icmp, &rules());
@@ -116,7 +120,10 @@ fn ttl_and_source_route_are_refused() {
     repair_v4(&mut bytes);
     assert_eq!(
         siit::check_v4(&Ipv4Facts::parse(&bytes).unwrap(), &rules()),
-        Err(Refusal::Reject(DropReason::HopLimit, IcmpError::TimeExceeded))
+        Err(Refusal::Reject(
+            DropReason::HopLimit,
+            IcmpError::TimeExceeded
+        ))
     );
     let mut bytes = udp_v4(&[]);
     bytes.splice(20..20, [1, 131, 7, 4, 10, 0, 0, 1]);
@@ -125,7 +132,10 @@ fn ttl_and_source_route_are_refused() {
     repair_v4(&mut bytes);
     assert_eq!(
         siit::check_v4(&Ipv4Facts::parse(&bytes).unwrap(), &rules()),
-        Err(Refusal::Reject(DropReason::SourceRoute, IcmpError::SourceRouteFailed))
+        Err(Refusal::Reject(
+            DropReason::SourceRoute,
+            IcmpError::SourceRouteFailed
+        ))
     );
     let mut bytes = udp_v4(&[]);
     bytes[9] = 47;
@@ -153,11 +163,16 @@ fn fragments(bytes: &[u8], mtu: u16) -> Vec<Vec<u8>> {
 /// Without DF, a packet too large for IPv6 leaves as fragments of at most 1280 octets.
 #[test]
 fn too_large_without_dont_fragment() {
-    let payload: Vec<u8> = (0..1472u16).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let payload: Vec<u8> = (0..1472u16)
+        .map(|i| u8::try_from(i % 251).unwrap())
+        .collect();
     let whole = to_v6(&udp_v4(&payload), Protocol::Udp, &rules());
     assert_eq!(whole.len(), 1520);
     let parts = fragments(&whole, 1280);
-    assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [1280, 48 + 248]);
+    assert_eq!(
+        parts.iter().map(Vec::len).collect::<Vec<_>>(),
+        [1280, 48 + 248]
+    );
     assert_eq!(parts[0][4..8], [0x04, 0xd8, 44, 63]);
     assert_eq!(parts[0][40..48], [17, 0, 0, 1, 0, 0, 0xbe, 0xef]);
     assert_eq!(parts[1][40..48], [17, 0, 0x04, 0xd0, 0, 0, 0xbe, 0xef]);

@@ -59,8 +59,14 @@ fn types_and_codes() {
         assert_eq!(header, expected, "code {code}");
     }
     assert_eq!(translate(11, 1, [0; 4]).unwrap()[40..42], [3, 1]);
-    assert_eq!(translate(12, 0, [8, 0, 0, 0]).unwrap()[40..48][4..], [0, 0, 0, 7]);
-    assert_eq!(translate(12, 2, [16, 0, 0, 0]).unwrap()[44..48], [0, 0, 0, 24]);
+    assert_eq!(
+        translate(12, 0, [8, 0, 0, 0]).unwrap()[40..48][4..],
+        [0, 0, 0, 7]
+    );
+    assert_eq!(
+        translate(12, 2, [16, 0, 0, 0]).unwrap()[44..48],
+        [0, 0, 0, 24]
+    );
     assert_eq!(translate(12, 0, [4, 0, 0, 0]), None, "no such field");
     assert_eq!(translate(12, 1, [0; 4]), None, "missing option");
 }
@@ -72,7 +78,11 @@ fn other_types_are_dropped() {
         let bytes = icmp_v4(icmp_type, 0, [0; 4], &[]);
         let facts = Ipv4Facts::parse(&bytes).unwrap();
         let refusal = Refusal::Drop(DropReason::IcmpUntranslatable);
-        assert_eq!(siit::check_v4(&facts, &rules()), Err(refusal), "{icmp_type}");
+        assert_eq!(
+            siit::check_v4(&facts, &rules()),
+            Err(refusal),
+            "{icmp_type}"
+        );
     }
 }
 
@@ -103,11 +113,19 @@ fn packet_too_big_mtu() {
 #[test]
 fn as_little_as_eight_octets_inside() {
     let whole = sent_udp_v4(&[0x77; 100]);
-    let (result, out) = error_to_v6(&icmp_v4(11, 0, [0; 4], &whole[..28]), Protocol::Udp, ETHERNET);
+    let (result, out) = error_to_v6(
+        &icmp_v4(11, 0, [0; 4], &whole[..28]),
+        Protocol::Udp,
+        ETHERNET,
+    );
     result.unwrap();
     judge(&out);
     assert_eq!(out.len(), 48 + 48);
-    assert_eq!(out[52..54], [0, 108], "the inner length is the whole packet's");
+    assert_eq!(
+        out[52..54],
+        [0, 108],
+        "the inner length is the whole packet's"
+    );
     // Its checksum is the one that the host sent.
     assert_eq!(out[88..], udp_v6(&[0x77; 100])[40..48]);
 }
@@ -116,10 +134,16 @@ fn as_little_as_eight_octets_inside() {
 fn tcp_inside_is_written_as_far_as_it_goes() {
     let builder = etherparse::PacketBuilder::ipv4(HOST4.octets(), SERVER4.octets(), 5);
     let mut whole = Vec::new();
-    builder.tcp(PORT4, SERVER_PORT, 7, 9).write(&mut whole, &[]).unwrap();
+    builder
+        .tcp(PORT4, SERVER_PORT, 7, 9)
+        .write(&mut whole, &[])
+        .unwrap();
     let builder = etherparse::PacketBuilder::ipv6(HOST6.octets(), SERVER6.octets(), 5);
     let mut sent = Vec::new();
-    builder.tcp(PORT6, SERVER_PORT, 7, 9).write(&mut sent, &[]).unwrap();
+    builder
+        .tcp(PORT6, SERVER_PORT, 7, 9)
+        .write(&mut sent, &[])
+        .unwrap();
     for quoted in [8, 12, 16, 17, 18, 20] {
         let bytes = icmp_v4(3, 1, [0; 4], &whole[..20 + quoted]);
         let (result, out) = error_to_v6(&bytes, Protocol::Tcp, ETHERNET);
@@ -134,7 +158,10 @@ fn tcp_inside_is_written_as_far_as_it_goes() {
 fn echo_inside() {
     let builder = etherparse::PacketBuilder::ipv4(HOST4.octets(), SERVER4.octets(), 5);
     let mut inner = Vec::new();
-    builder.icmpv4_echo_request(PORT4, 3).write(&mut inner, b"ping").unwrap();
+    builder
+        .icmpv4_echo_request(PORT4, 3)
+        .write(&mut inner, b"ping")
+        .unwrap();
     let (result, out) = error_to_v6(&icmp_v4(11, 0, [0; 4], &inner), Protocol::Icmp, ETHERNET);
     result.unwrap();
     judge(&out);
@@ -200,7 +227,11 @@ fn extensions_are_kept() {
         assert_eq!(usize::from(out[44]) * 8, expected_len);
         assert_eq!(out.len(), 48 + expected_len + extension.len());
         assert_eq!(out[48 + expected_len..], extension);
-        assert!(out[48 + inner_len + 20..48 + expected_len].iter().all(|octet| *octet == 0));
+        assert!(
+            out[48 + inner_len + 20..48 + expected_len]
+                .iter()
+                .all(|octet| *octet == 0)
+        );
         let mut sent = udp_v6(&vec![6; inner_payload]);
         sent[7] = 1;
         assert_eq!(out[48..48 + sent.len()], sent);
@@ -227,7 +258,11 @@ fn extensions_of_large_errors_and_other_types() {
     let (result, out) = error_to_v6(&bytes, Protocol::Udp, ETHERNET);
     result.unwrap();
     judge(&out);
-    assert_eq!(out[44..48], [0, 0, 0x05, 0x14], "packet too big has no length field");
+    assert_eq!(
+        out[44..48],
+        [0, 0, 0x05, 0x14],
+        "packet too big has no length field"
+    );
     assert_eq!(out.len(), 48 + 1040);
 }
 
@@ -237,14 +272,19 @@ fn missing_headroom() {
     let bytes = icmp_v4(11, 0, [0; 4], &sent_udp_v4(&[]));
     let facts = Ipv4Facts::parse(&bytes).unwrap();
     let inner = gate64_wire::inner::InnerIpv4::parse(&bytes, &facts).unwrap();
-    for (headroom, expected) in [
-        (39, Err(Refusal::Drop(DropReason::Headroom))),
-        (40, Ok(())),
-    ] {
+    for (headroom, expected) in [(39, Err(Refusal::Drop(DropReason::Headroom))), (40, Ok(()))] {
         let (result, out) = in_chunk_with(headroom, &bytes, |packet| {
             let tuple = tuples(Protocol::Udp).0;
             let addresses = (SERVER6, HOST6);
-            siit::v4_to_v6_error(packet, &facts, &inner, addresses, &tuple, ETHERNET, &rules())
+            siit::v4_to_v6_error(
+                packet,
+                &facts,
+                &inner,
+                addresses,
+                &tuple,
+                ETHERNET,
+                &rules(),
+            )
         });
         assert_eq!(result, expected);
         assert_eq!(out == bytes, expected.is_err());

@@ -48,11 +48,15 @@ fn or_the_packet_is_dropped() {
 #[test]
 fn fragments_have_to_be_gathered() {
     let mut bytes = without_checksum(&[1; 8]);
-    assert!(!siit::checksum_needs_all_fragments(&Ipv4Facts::parse(&bytes).unwrap()));
+    assert!(!siit::checksum_needs_all_fragments(
+        &Ipv4Facts::parse(&bytes).unwrap()
+    ));
     bytes[6] = 0x20;
     bytes[25] = 200;
     repair_v4(&mut bytes);
-    assert!(siit::checksum_needs_all_fragments(&Ipv4Facts::parse(&bytes).unwrap()));
+    assert!(siit::checksum_needs_all_fragments(
+        &Ipv4Facts::parse(&bytes).unwrap()
+    ));
 }
 
 /// A zero that belongs there would read as "none": it goes as 0xFFFF.

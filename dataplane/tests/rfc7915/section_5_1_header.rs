@@ -72,7 +72,11 @@ fn extension_headers_are_removed() {
     let plain = to_v4(&udp_v6(&[5; 9]), Protocol::Udp, &rules());
     let bytes = insert_v6(&udp_v6(&[5; 9]), 60, &[0, 0, 1, 4, 0, 0, 0, 0]);
     let bytes = insert_v6(&bytes, 43, &[0, 0, 4, 0, 0, 0, 0, 0]);
-    let bytes = insert_v6(&bytes, 0, &[0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let bytes = insert_v6(
+        &bytes,
+        0,
+        &[0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    );
     assert_eq!(to_v4(&bytes, Protocol::Udp, &rules()), plain);
 }
 
@@ -80,15 +84,24 @@ fn extension_headers_are_removed() {
 fn echo_messages_octets() {
     let builder = PacketBuilder::ipv6(HOST6.octets(), SERVER6.octets(), 64);
     let mut bytes = Vec::new();
-    builder.icmpv6_echo_request(PORT6, 3).write(&mut bytes, b"abc").unwrap();
+    builder
+        .icmpv6_echo_request(PORT6, 3)
+        .write(&mut bytes, b"abc")
+        .unwrap();
     let out = to_v4(&bytes, Protocol::Icmp, &rules());
     assert_eq!(out[9], 1);
-    assert_eq!(out[20..], [8, 0, 0x11, 0x5e, 0x22, 0x3d, 0, 3, b'a', b'b', b'c']);
+    assert_eq!(
+        out[20..],
+        [8, 0, 0x11, 0x5e, 0x22, 0x3d, 0, 3, b'a', b'b', b'c']
+    );
     judge(&out);
 
     let builder = PacketBuilder::ipv6(HOST6.octets(), SERVER6.octets(), 64);
     let mut bytes = Vec::new();
-    builder.icmpv6_echo_reply(PORT6, 3).write(&mut bytes, &[9; 1000]).unwrap();
+    builder
+        .icmpv6_echo_reply(PORT6, 3)
+        .write(&mut bytes, &[9; 1000])
+        .unwrap();
     let out = to_v4(&bytes, Protocol::Icmp, &rules());
     assert_eq!(out[20], 0);
     judge(&out);

@@ -8,7 +8,12 @@ use gate64_wire::facts::Ipv6Facts;
 use crate::judge::*;
 
 fn translate(icmp_type: u8, code: u8, rest: u32) -> Option<Vec<u8>> {
-    let bytes = icmp_v6(icmp_type, code, rest.to_be_bytes(), &sent_udp_v6(&[1, 2, 3, 4]));
+    let bytes = icmp_v6(
+        icmp_type,
+        code,
+        rest.to_be_bytes(),
+        &sent_udp_v6(&[1, 2, 3, 4]),
+    );
     let (result, out) = error_to_v4(&bytes, Protocol::Udp, ETHERNET);
     match result {
         Ok(()) => {
@@ -53,7 +58,10 @@ fn types_and_codes() {
         (5, None),
         (6, None),
     ] {
-        assert_eq!(header(1, code, 0), expected.map(|code| [3, code, 0, 0, 0, 0]));
+        assert_eq!(
+            header(1, code, 0),
+            expected.map(|code| [3, code, 0, 0, 0, 0])
+        );
     }
     assert_eq!(header(2, 0, 1400), Some([3, 4, 0, 0, 0x05, 0x64]));
     assert_eq!(header(3, 0, 0), Some([11, 0, 0, 0, 0, 0]));
@@ -67,7 +75,9 @@ fn types_and_codes() {
 #[test]
 fn other_types_are_dropped() {
     // Multicast listener, neighbour discovery, node information, unknown.
-    for icmp_type in [0, 5, 100, 127, 130, 131, 132, 133, 134, 135, 136, 137, 139, 140, 255] {
+    for icmp_type in [
+        0, 5, 100, 127, 130, 131, 132, 133, 134, 135, 136, 137, 139, 140, 255,
+    ] {
         let facts = Ipv6Facts::parse(&icmp_v6(icmp_type, 0, [0; 4], &[])).unwrap();
         let refusal = Refusal::Drop(DropReason::IcmpUntranslatable);
         assert_eq!(siit::check_v6(&facts), Err(refusal), "{icmp_type}");
@@ -97,7 +107,11 @@ fn fragmentation_needed_mtu() {
 
 #[test]
 fn fragment_inside() {
-    let inner = insert_v6(&sent_udp_v6(&[9; 16]), 44, &[0, 0, 0x05, 0xc9, 0, 0, 0xbe, 0xef]);
+    let inner = insert_v6(
+        &sent_udp_v6(&[9; 16]),
+        44,
+        &[0, 0, 0x05, 0xc9, 0, 0, 0xbe, 0xef],
+    );
     let bytes = icmp_v6(3, 1, [0; 4], &inner);
     let (result, out) = error_to_v4(&bytes, Protocol::Udp, ETHERNET);
     result.unwrap();
@@ -121,7 +135,10 @@ fn extension_headers_outside_and_inside_are_removed() {
 fn echo_inside() {
     let builder = etherparse::PacketBuilder::ipv6(SERVER6.octets(), HOST6.octets(), 5);
     let mut inner = Vec::new();
-    builder.icmpv6_echo_request(PORT6, 3).write(&mut inner, b"ping").unwrap();
+    builder
+        .icmpv6_echo_request(PORT6, 3)
+        .write(&mut inner, b"ping")
+        .unwrap();
     let (result, out) = error_to_v4(&icmp_v6(3, 0, [0; 4], &inner), Protocol::Icmp, ETHERNET);
     result.unwrap();
     judge(&out);
@@ -147,9 +164,9 @@ fn bad_checksum_and_nested_errors_are_dropped() {
 fn extensions_are_kept() {
     let extension = [0x20, 0, 0, 0, 0, 8, 1, 1, 0xaa, 0xbb, 0xcc, 0xdd];
     for (inner_payload, padded, expected_len) in [
-        (32, 128, 128), // 80 octets become 60, padded to 128
-        (80, 128, 128), // 128 octets become 108, padded to 128
-        (88, 136, 128), // 136 octets become 116, padded to 128
+        (32, 128, 128),     // 80 octets become 60, padded to 128
+        (80, 128, 128),     // 128 octets become 108, padded to 128
+        (88, 136, 128),     // 136 octets become 116, padded to 128
         (1000, 1048, 1020), // 1048 octets become 1028, more than the field can say
     ] {
         let mut body = sent_udp_v6(&vec![6; inner_payload]);

@@ -48,7 +48,11 @@ fn icmpv6_octets() {
     assert_eq!(out[24..40], HOST6.octets());
     assert_eq!(out[40..42], [2, 0]);
     assert_eq!(out[44..48], [0, 0, 0x05, 0x78]);
-    assert_eq!(out[48..], bytes, "the packet as it came, without link padding");
+    assert_eq!(
+        out[48..],
+        bytes,
+        "the packet as it came, without link padding"
+    );
 }
 
 #[test]
@@ -67,16 +71,36 @@ fn types_and_codes() {
     let pointer = 43;
     for (error, v6, v4) in [
         (IcmpError::TimeExceeded, Some([3, 0, 0, 0]), [11, 0, 0, 0]),
-        (IcmpError::AdminProhibited, Some([1, 1, 0, 0]), [3, 13, 0, 0]),
-        (IcmpError::AddressUnreachable, Some([1, 3, 0, 0]), [3, 1, 0, 0]),
+        (
+            IcmpError::AdminProhibited,
+            Some([1, 1, 0, 0]),
+            [3, 13, 0, 0],
+        ),
+        (
+            IcmpError::AddressUnreachable,
+            Some([1, 3, 0, 0]),
+            [3, 1, 0, 0],
+        ),
         (IcmpError::NoRoute, Some([1, 0, 0, 0]), [3, 0, 0, 0]),
         (IcmpError::PortUnreachable, Some([1, 4, 0, 0]), [3, 3, 0, 0]),
-        (IcmpError::ParameterProblem { pointer }, Some([4, 0, 0, 43]), [12, 0, 43, 0]),
-        (IcmpError::ProtocolUnreachable { pointer }, Some([4, 1, 0, 43]), [3, 2, 0, 0]),
+        (
+            IcmpError::ParameterProblem { pointer },
+            Some([4, 0, 0, 43]),
+            [12, 0, 43, 0],
+        ),
+        (
+            IcmpError::ProtocolUnreachable { pointer },
+            Some([4, 1, 0, 43]),
+            [3, 2, 0, 0],
+        ),
         (IcmpError::SourceRouteFailed, None, [3, 5, 0, 0]),
     ] {
         let out = answer_v6(&udp_v6(&[]), error);
-        assert_eq!(out.map(|out| [out[40], out[41], out[44], out[47]]), v6, "{error:?}");
+        assert_eq!(
+            out.map(|out| [out[40], out[41], out[44], out[47]]),
+            v6,
+            "{error:?}"
+        );
         let out = answer_v4(&udp_v4(&[]), error).unwrap();
         assert_eq!([out[20], out[21], out[24], out[27]], v4, "{error:?}");
     }
@@ -85,8 +109,18 @@ fn types_and_codes() {
 /// RFC 4443 section 2.4 (c), RFC 1812 section 4.3.2.3.
 #[test]
 fn size_is_limited() {
-    assert_eq!(answer_v6(&udp_v6(&[5; 1400]), IcmpError::NoRoute).unwrap().len(), 1280);
-    assert_eq!(answer_v4(&udp_v4(&[5; 1400]), IcmpError::NoRoute).unwrap().len(), 576);
+    assert_eq!(
+        answer_v6(&udp_v6(&[5; 1400]), IcmpError::NoRoute)
+            .unwrap()
+            .len(),
+        1280
+    );
+    assert_eq!(
+        answer_v4(&udp_v4(&[5; 1400]), IcmpError::NoRoute)
+            .unwrap()
+            .len(),
+        576
+    );
 }
 
 /// RFC 4443 section 2.4 (e).
@@ -94,7 +128,13 @@ fn size_is_limited() {
 fn icmpv6_is_not_answered() {
     let inner = sent_udp_v6(&[]);
     for icmp_type in [1, 2, 3, 4, 100, 127, 137] {
-        assert_eq!(answer_v6(&icmp_v6(icmp_type, 0, [0; 4], &inner), IcmpError::TimeExceeded), None);
+        assert_eq!(
+            answer_v6(
+                &icmp_v6(icmp_type, 0, [0; 4], &inner),
+                IcmpError::TimeExceeded
+            ),
+            None
+        );
     }
     assert!(answer_v6(&icmp_v6(128, 0, [0; 4], &inner), IcmpError::TimeExceeded).is_some());
     for src in ["::", "::1", "ff02::1"] {
@@ -117,7 +157,14 @@ fn icmpv4_is_not_answered() {
         let bytes = icmp_v4(icmp_type, 0, [0; 4], &sent_udp_v4(&[]));
         assert_eq!(answer_v4(&bytes, IcmpError::TimeExceeded), None);
     }
-    for (at, first) in [(12, 0), (12, 127), (12, 224), (12, 255), (16, 224), (16, 255)] {
+    for (at, first) in [
+        (12, 0),
+        (12, 127),
+        (12, 224),
+        (12, 255),
+        (16, 224),
+        (16, 255),
+    ] {
         let mut bytes = udp_v4(&[]);
         bytes[at] = first;
         repair_v4(&mut bytes);

@@ -5,11 +5,19 @@ use gate64_dataplane::siit::clamp_mss;
 use crate::judge::*;
 
 fn syn(options: &[u8], syn: bool) -> Vec<u8> {
-    let builder = etherparse::PacketBuilder::ipv4(SERVER4.octets(), HOST4.octets(), 64)
-        .tcp(SERVER_PORT, PORT4, 1, 1000);
+    let builder = etherparse::PacketBuilder::ipv4(SERVER4.octets(), HOST4.octets(), 64).tcp(
+        SERVER_PORT,
+        PORT4,
+        1,
+        1000,
+    );
     let builder = if syn { builder.syn() } else { builder.ack(1) };
     let mut bytes = Vec::new();
-    builder.options_raw(options).unwrap().write(&mut bytes, &[]).unwrap();
+    builder
+        .options_raw(options)
+        .unwrap()
+        .write(&mut bytes, &[])
+        .unwrap();
     bytes
 }
 
@@ -27,9 +35,9 @@ fn lowered_at_even_and_odd_places() {
 #[test]
 fn left_alone() {
     for (options, is_syn) in [
-        (&[2, 4, 0x04, 0xc4][..], true),  // not above
-        (&[2, 4, 0x05, 0xb4], false),     // no SYN
-        (&[1, 1, 1, 1], true),            // no option
+        (&[2, 4, 0x04, 0xc4][..], true), // not above
+        (&[2, 4, 0x05, 0xb4], false),    // no SYN
+        (&[1, 1, 1, 1], true),           // no option
         (&[], true),
     ] {
         let before = syn(options, is_syn);

@@ -1,0 +1,59 @@
+//! Whether session memory fits the machine: a default shrinks with a note, a chosen number that
+//! does not fit is an error.
+
+use std::sync::Arc;
+
+use gate64_dataplane::config::Nat64Config;
+use gate64_dataplane::nat64::plan::{MemoryPlan, Settings, Shared};
+
+use crate::config::Config;
+use crate::exit::Failure;
+
+/// Part of the available memory that session memory may take, in percent.
+const PART_PERCENT: u64 = 90;
+
+/// Fewer sessions are of no use to anybody.
+const SESSIONS_LEAST: u64 = 1024;
+
+/// The number of sessions to plan for.
+pub fn fit_sessions(config: &Config, nat64: &Nat64Config) -> Result<u64, Failure> {
+    let wanted = u64::from(config.dataplane.session_count_max);
+    let Some(available) = available_octets() else {
+        return Ok(wanted);
+    };
+    let room = available / 100 * PART_PERCENT;
+    let nat64 = Arc::new(nat64.clone());
+    let mut sessions = wanted;
+    while plan(&nat64, sessions).total() > room {
+        if config.dataplane.session_count_is_explicit || sessions / 2 < SESSIONS_LEAST {
+            return Err(Failure::Configuration(format!(
+                "dataplane.session_count_max = {wanted} needs {} MiB of session memory, {} MiB are available: lower it, or the pool",
+                plan(&nat64, wanted).total() >> 20,
+                available >> 20,
+            )));
+        }
+        sessions /= 2;
+    }
+    if sessions < wanted {
+        tracing::warn!(
+            sessions,
+            wanted,
+            "dataplane.session_count_max was lowered to fit the available memory"
+        );
+    }
+    Ok(sessions)
+}
+
+/// The plan as if one worker had all sessions.
+pub fn plan(nat64: &Arc<Nat64Config>, sessions: u64) -> MemoryPlan {
+    Shared::new(Arc::clone(nat64), Settings::new(1, sessions)).plan()
+}
+
+fn available_octets() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

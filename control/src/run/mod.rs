@@ -1,0 +1,441 @@
+//! `gate64 run`: everything is put together, waits for signals, and is taken apart again.
+//!
+//! What can fail without touching the host fails first: configuration, sockets of our own, then
+//! session memory, then the interfaces. A failure on the way drops what was made before it.
+
+mod events;
+mod memory;
+mod reload;
+mod surroundings;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use gate64_dataplane::clock::MonotonicClock;
+use gate64_dataplane::config::Nat64Config;
+use gate64_dataplane::gateway::{self, Gateway, StartError};
+use gate64_dataplane::nat64::plan::{Settings, Shared};
+use gate64_dataplane::route::RouteSnapshot;
+use gate64_dataplane::worker::Idle;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::cli::ConfigArgs;
+use crate::config::{self, Config, Pool4Source, Workers};
+use crate::exit::Failure;
+use crate::netlink::{NetlinkError, PortSpec, Router};
+use crate::state::{State, Watch, WorkerState};
+use crate::{api, check, machine, metrics};
+use surroundings::Kernel;
+
+/// How often workers are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Threads for everything that is not a worker.
+const CONTROL_THREADS: usize = 2;
+
+/// Runs the command until a signal ends it.
+pub fn run(args: &ConfigArgs) -> ExitCode {
+    match prepare(args).and_then(serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Reads the configuration and judges it on this machine.
+fn prepare(args: &ConfigArgs) -> Result<Config, Failure> {
+    let refuse = |report: &config::problem::Report, kind: fn(String) -> Failure| {
+        eprint!("{report}");
+        Err(kind(check::summary(report)))
+    };
+    let (config, mut report) = match config::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(report) => return refuse(&report, Failure::Configuration),
+    };
+    let interface_is_missing = machine::check(&config, &mut report);
+    if report.has_errors() {
+        let kind = if interface_is_missing {
+            Failure::Interface
+        } else {
+            Failure::Configuration
+        };
+        return refuse(&report, kind);
+    }
+    eprint!("{report}");
+    Ok(config)
+}
+
+/// The part that translates, while it runs.
+struct Translator {
+    gateway: Arc<Mutex<Gateway>>,
+    router: Arc<Router>,
+    routes: Arc<ArcSwap<RouteSnapshot>>,
+}
+
+fn serve(config: Config) -> Result<(), Failure> {
+    start_log(&config);
+    let routes = Arc::new(ArcSwap::from_pointee(RouteSnapshot::builder().build(1)));
+    let clock = MonotonicClock::start();
+    let gateway = match config.has_nat64() {
+        true => Some(start_gateway(&config, &routes, clock)?),
+        false => None,
+    };
+    let cpus = gateway.as_ref().map(Gateway::cpus).unwrap_or_default();
+    let runtime = runtime(&cpus)?;
+    runtime.block_on(serve_async(config, gateway, routes))
+}
+
+fn start_log(config: &Config) {
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::prelude::*;
+    // hickory logs every query at info.
+    let targets = Targets::new()
+        .with_default(config.log_level)
+        .with_target("hickory_server", LevelFilter::WARN.min(config.log_level))
+        .with_target("hickory_net", LevelFilter::WARN.min(config.log_level));
+    // journald puts a time before each line itself.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let lines = if under_systemd {
+        lines.without_time().with_ansi(false).boxed()
+    } else {
+        lines.boxed()
+    };
+    // A second subscriber is refused; there is none in this process.
+    let _ = tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .try_init();
+}
+
+/// The translator's configuration with the addresses that interfaces have now.
+fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
+    let mut pool4 = Vec::new();
+    for pool in &config.pools {
+        pool4.push(match &pool.value {
+            Pool4Source::Prefix(prefix) => prefix.clone(),
+            Pool4Source::Interface { name, ports } => gate64_dataplane::config::Pool4Prefix {
+                address: machine::interface_ipv4(name).ok_or_else(|| {
+                    Failure::Interface(format!("interface {name} has no IPv4 address for the pool"))
+                })?,
+                length: 32,
+                ports: ports.clone(),
+                exclude: Vec::new(),
+                shared_with_host: true,
+            },
+        });
+    }
+    Ok(Nat64Config {
+        pool4,
+        ..config.nat64.clone()
+    })
+}
+
+fn start_gateway(
+    config: &Config,
+    routes: &Arc<ArcSwap<RouteSnapshot>>,
+    clock: MonotonicClock,
+) -> Result<Gateway, Failure> {
+    let nat64 = Arc::new(nat64_config(config)?);
+    let settings = gateway::DataplaneSettings {
+        workers: match &config.dataplane.workers.value {
+            Workers::Auto => gateway::Workers::Auto,
+            Workers::Cpus(cpus) => gateway::Workers::Cpus(cpus.clone()),
+        },
+        session_count_max: memory::fit_sessions(config, &nat64)?,
+        hugepages: config.dataplane.hugepages,
+        log_sessions: false,
+        idle: Idle::default(),
+    };
+    let interfaces: Vec<_> = config
+        .interfaces
+        .iter()
+        .map(|one| one.value.clone())
+        .collect();
+    Gateway::start(&settings, &interfaces, &nat64, routes, clock).map_err(gateway_failure)
+}
+
+fn gateway_failure(error: StartError) -> Failure {
+    let text = error.to_string();
+    match error {
+        StartError::MissingPrivilege { .. }
+        | StartError::KernelFeature { .. }
+        | StartError::LockedMemory { .. } => Failure::Privilege(text),
+        StartError::NoSuchInterface { .. }
+        | StartError::InterfaceDown { .. }
+        | StartError::NotEthernet { .. }
+        | StartError::ProgramAttached { .. }
+        | StartError::AttachFailed { .. }
+        | StartError::Busy { .. }
+        | StartError::NoZeroCopy { .. }
+        | StartError::TooFewQueues { .. }
+        | StartError::Socket { .. } => Failure::Interface(text),
+        _ => Failure::Failed(text),
+    }
+}
+
+fn netlink_failure(error: NetlinkError) -> Failure {
+    let text = error.to_string();
+    match error {
+        NetlinkError::MissingInterface { .. } | NetlinkError::NotEthernet { .. } => {
+            Failure::Interface(text)
+        }
+        NetlinkError::NoPrivilege => Failure::Privilege(text),
+        _ => Failure::Failed(text),
+    }
+}
+
+/// Threads for control, kept off the workers' CPUs where there are others.
+fn runtime(worker_cpus: &[usize]) -> Result<Runtime, Failure> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    let others: Vec<_> = cores
+        .into_iter()
+        .filter(|core| !worker_cpus.contains(&core.id))
+        .collect();
+    let next = AtomicU64::new(0);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .on_thread_start(move || {
+            let number = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
+            if let Some(core) = others.get(number.checked_rem(others.len()).unwrap_or(0)) {
+                core_affinity::set_for_current(*core);
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start threads: {error}")))
+}
+
+async fn serve_async(
+    config: Config,
+    gateway: Option<Gateway>,
+    routes: Arc<ArcSwap<RouteSnapshot>>,
+) -> Result<(), Failure> {
+    let api_path = config.api_socket.value.clone();
+    let api_listener = api::listen(&api_path)?;
+    let metrics_listener = metrics::listen(config.metrics.value).await?;
+    let is_forwarding = Arc::new(AtomicBool::new(gateway.is_none()));
+    let (translator, mut events) = match gateway {
+        Some(gateway) => {
+            let (translator, events) = start_router(&config, gateway, routes).await?;
+            (Some(translator), events)
+        }
+        None => (None, Vec::new()),
+    };
+    let dns64 = match &config.dns64 {
+        Some(dns64) => Some(Arc::new(
+            gate64_dns64::Server::start(dns64.clone(), Arc::clone(&is_forwarding))
+                .map_err(|error| Failure::Failed(error.to_string()))?,
+        )),
+        None => None,
+    };
+    let state = Arc::new(state(config, translator.as_ref(), dns64, is_forwarding)?);
+    let (stop, stopped) = watch::channel(false);
+    let until = |mut stopped: watch::Receiver<bool>| async move {
+        // The sender is dropped only at the end as well.
+        let _ = stopped.wait_for(|&stop| stop).await;
+    };
+    let metrics_router = metrics::router(Arc::clone(&state))?;
+    let serving = [
+        tokio::spawn(metrics::serve(
+            metrics_listener,
+            metrics_router,
+            until(stopped.clone()),
+        )),
+        tokio::spawn({
+            let (state, path, stopped) = (Arc::clone(&state), api_path.clone(), stopped.clone());
+            async move { api::serve(api_listener, &path, state, until(stopped)).await }
+        }),
+    ];
+    let pump = translator.as_ref().map(|translator| {
+        let pump = events::Pump::new(translator, Arc::clone(&state));
+        tokio::spawn(pump.run(std::mem::take(&mut events), until(stopped)))
+    });
+    let outcome = attend(&state, translator.as_ref()).await;
+    // Nobody may be left to hear it.
+    let _ = stop.send(true);
+    for task in serving.into_iter().chain(pump) {
+        let _ = tokio::time::timeout(Duration::from_secs(2), task).await;
+    }
+    take_apart(translator, &state).await;
+    outcome
+}
+
+async fn start_router(
+    config: &Config,
+    mut gateway: Gateway,
+    routes: Arc<ArcSwap<RouteSnapshot>>,
+) -> Result<
+    (
+        Translator,
+        Vec<rtrb::Consumer<gate64_dataplane::command::Event>>,
+    ),
+    Failure,
+> {
+    let ports = config.interfaces.iter().map(|interface| PortSpec {
+        name: interface.value.name.clone(),
+        vlan: interface.value.vlan,
+    });
+    let router = Router::start(ports.collect(), Arc::clone(&routes))
+        .await
+        .map_err(netlink_failure)?;
+    for report in gateway.interfaces() {
+        tracing::info!(
+            interface = report.name,
+            driver = report.driver,
+            mode = report.mode.name(),
+            zero_copy = report.zero_copy,
+            queues = report.queues,
+            "takes packets"
+        );
+        for note in &report.notes {
+            tracing::warn!(interface = report.name, "{note}");
+        }
+    }
+    let events = gateway.take_events();
+    gateway.wake();
+    let translator = Translator {
+        gateway: Arc::new(Mutex::new(gateway)),
+        router: Arc::new(router),
+        routes,
+    };
+    Ok((translator, events))
+}
+
+/// The workers' handle, whether or not a thread panicked while it held it: every use is whole.
+fn lock(gateway: &Mutex<Gateway>) -> std::sync::MutexGuard<'_, Gateway> {
+    gateway.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn state(
+    config: Config,
+    translator: Option<&Translator>,
+    dns64: Option<Arc<gate64_dns64::Server>>,
+    is_forwarding: Arc<AtomicBool>,
+) -> Result<State, Failure> {
+    let workers = translator.map_or_else(Vec::new, |translator| {
+        let gateway = lock(&translator.gateway);
+        let cpus = gateway.cpus();
+        gateway
+            .counters()
+            .into_iter()
+            .zip(cpus)
+            .map(|(counters, cpu)| WorkerState::new(Some(cpu), counters))
+            .collect()
+    });
+    let session_capacity = match translator {
+        Some(_) => capacity(&config, workers.len())?,
+        None => 0,
+    };
+    let asked = translator.map(|translator| Arc::clone(&translator.gateway));
+    Ok(State {
+        started: Instant::now(),
+        config: ArcSwap::from_pointee(config),
+        workers,
+        ask: Box::new(move |worker, command| {
+            asked
+                .as_ref()
+                .is_some_and(|gateway| lock(gateway).command(worker, command).is_ok())
+        }),
+        session_capacity,
+        surroundings: Box::new(Kernel::of(translator)),
+        dns64,
+        log_events: AtomicU64::new(0),
+        is_forwarding,
+    })
+}
+
+/// Sessions that fit over all workers.
+fn capacity(config: &Config, workers: usize) -> Result<u64, Failure> {
+    let nat64 = nat64_config(config)?;
+    let sessions = memory::fit_sessions(config, &nat64)?;
+    let workers = u8::try_from(workers).unwrap_or(u8::MAX);
+    let plan = Shared::new(Arc::new(nat64), Settings::new(workers, sessions)).plan();
+    Ok(plan.sessions_per_worker * u64::from(plan.workers))
+}
+
+/// Says that it is ready, and does what signals ask until one ends it.
+async fn attend(state: &Arc<State>, translator: Option<&Translator>) -> Result<(), Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::Failed(format!("cannot wait for signals: {error}")))
+    };
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    let mut watch = Watch::begin(state, Instant::now());
+    notify_ready(state);
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload::reload(state, translator),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = look.tick() => look_after(state, translator, &mut watch)?,
+        }
+    }
+    tracing::info!("stops");
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    Ok(())
+}
+
+fn notify_ready(state: &State) {
+    let config = state.config.load();
+    tracing::info!(
+        role = config.roles(),
+        workers = state.workers.len(),
+        sessions = state.session_capacity,
+        "ready"
+    );
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Sees whether the workers turn, and tells DNS64 and systemd.
+fn look_after(
+    state: &State,
+    translator: Option<&Translator>,
+    watch: &mut Watch,
+) -> Result<(), Failure> {
+    let all_turn = watch.look(state, Instant::now());
+    if let Some(translator) = translator {
+        if let Some(worker) = lock(&translator.gateway).failed_worker() {
+            return Err(Failure::Failed(format!(
+                "worker {} ended by itself: a bug; the log above says where",
+                worker.0
+            )));
+        }
+        let problems = state.readiness().nat64.unwrap_or_default();
+        let is_forwarding = problems.is_empty();
+        if state.is_forwarding.swap(is_forwarding, Ordering::Relaxed) != is_forwarding {
+            match is_forwarding {
+                true => tracing::info!("forwards"),
+                false => tracing::warn!("does not forward: {}", problems.join("; ")),
+            }
+        }
+    }
+    if all_turn {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+    }
+    Ok(())
+}
+
+/// Stops what runs, the interfaces first. Who still holds a part keeps nothing attached.
+async fn take_apart(translator: Option<Translator>, state: &State) {
+    if let Some(Translator {
+        gateway, router, ..
+    }) = translator
+    {
+        tokio::task::block_in_place(|| lock(&gateway).halt());
+        router.stop().await;
+    }
+    if let Some(dns64) = &state.dns64 {
+        dns64.stop().await;
+    }
+}

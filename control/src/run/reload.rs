@@ -1,0 +1,103 @@
+//! SIGHUP: the file is read and validated whole; what can change live does, all or nothing.
+
+use std::sync::Arc;
+
+use gate64_dataplane::command::Command;
+use gate64_dataplane::nat64::plan;
+
+use super::{Translator, lock, nat64_config};
+use crate::config::{self, Config};
+use crate::state::State;
+
+/// Reads the file again and takes it over, or keeps everything and says why.
+pub(super) fn reload(state: &State, translator: Option<&Translator>) {
+    // Without systemd there is nobody to tell.
+    if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
+    }
+    match take_over(state, translator) {
+        Ok(()) => tracing::info!("took over the new configuration"),
+        Err(reason) => tracing::error!("keeps the old configuration: {reason}"),
+    }
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+fn take_over(state: &State, translator: Option<&Translator>) -> Result<(), String> {
+    let old = state.config.load_full();
+    let (new, report) = config::load(&old.path).map_err(|report| report.to_string())?;
+    if let Some(key) = needs_restart(&old, &new) {
+        return Err(format!("{key} changed, which needs a restart"));
+    }
+    if let Some(translator) = translator {
+        reconfigure(state, translator, &old, &new)?;
+    }
+    if let (Some(server), Some(dns64)) = (&state.dns64, &new.dns64) {
+        server
+            .reload(dns64.clone())
+            .map_err(|error| error.to_string())?;
+    }
+    let warnings = report.to_string();
+    if !warnings.is_empty() {
+        tracing::warn!("{}", warnings.trim_end());
+    }
+    state.config.store(Arc::new(new));
+    Ok(())
+}
+
+/// The first key that differs and cannot change while gate64 runs.
+fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
+    let interfaces = |config: &Config| {
+        config
+            .interfaces
+            .iter()
+            .map(|one| one.value.clone())
+            .collect::<Vec<_>>()
+    };
+    let keys = [
+        (interfaces(old) == interfaces(new), "[[interface]]"),
+        (
+            old.dataplane.workers.value == new.dataplane.workers.value,
+            "dataplane.workers",
+        ),
+        (
+            old.dataplane.session_count_max == new.dataplane.session_count_max,
+            "dataplane.session_count_max",
+        ),
+        (
+            old.dataplane.hugepages == new.dataplane.hugepages,
+            "dataplane.hugepages",
+        ),
+        (old.dns64.is_some() == new.dns64.is_some(), "[dns64]"),
+        (old.metrics.value == new.metrics.value, "metrics.listen"),
+        (old.api_socket.value == new.api_socket.value, "api.socket"),
+        (old.log_level == new.log_level, "log.level"),
+    ];
+    keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key)
+}
+
+fn reconfigure(
+    state: &State,
+    translator: &Translator,
+    old: &Config,
+    new: &Config,
+) -> Result<(), String> {
+    let old = nat64_config(old).map_err(|failure| failure.to_string())?;
+    let nat64 = Arc::new(nat64_config(new).map_err(|failure| failure.to_string())?);
+    plan::reconfigurable(&old, &nat64)
+        .map_err(|key| format!("{key} changed, which needs a restart"))?;
+    lock(&translator.gateway)
+        .update_steering(&nat64)
+        .map_err(|error| error.to_string())?;
+    for worker in state.worker_ids() {
+        let command = Command::Reconfigure {
+            config: Arc::clone(&nat64),
+        };
+        if !(state.ask)(worker, command) {
+            return Err(format!(
+                "worker {} takes no command now; send SIGHUP again",
+                worker.0
+            ));
+        }
+    }
+    Ok(())
+}
