@@ -331,7 +331,12 @@ fn interfaces(state: &State) -> Vec<MetricFamily> {
             u64::from(interface.is_up),
         );
     }
-    let mut families = vec![up.done()];
+    let mut lost = Family::counter(
+        "gate64_netlink_notifications_lost_total",
+        "Times the kernel had more route changes to tell than were read in time; all was read again.",
+    );
+    lost.count(&[], state.surroundings.notifications_lost());
+    let mut families = vec![up.done(), lost.done()];
     let mut sockets: Vec<(&'static str, &'static str, Family)> = Vec::new();
     for row in state.surroundings.sockets() {
         let labels: Vec<(&str, &str)> = row
