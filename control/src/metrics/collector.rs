@@ -276,7 +276,8 @@ fn errors_and_fragments(state: &State) -> Vec<MetricFamily> {
         "gate64_icmp_errors_total",
         "ICMP errors made, suppressed by the rate limit, and translated.",
     );
-    let kinds: [(&str, fn(usize) -> CounterId); 3] = [
+    type Kind = (&'static str, fn(usize) -> CounterId);
+    let kinds: [Kind; 3] = [
         ("generated", counters::icmp_errors_generated),
         ("suppressed", counters::icmp_errors_suppressed),
         ("translated", counters::icmp_errors_translated),

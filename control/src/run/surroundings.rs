@@ -76,7 +76,9 @@ impl Surroundings for Kernel {
     }
 
     fn notifications_lost(&self) -> u64 {
-        self.0.as_ref().map_or(0, |parts| parts.router.notifications_lost())
+        self.0
+            .as_ref()
+            .map_or(0, |parts| parts.router.notifications_lost())
     }
 
     fn route_text(&self, destination: IpAddr) -> String {
