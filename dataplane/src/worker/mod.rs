@@ -381,15 +381,15 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
                 return done;
             };
             let (verdict, hop) = (own.verdict, own.hop);
-            let frame = self.io.allocate().map(|mut frame| {
-                let fits = self.area.write(&mut frame, own.bytes);
-                (frame, fits)
-            });
             let from = match verdict {
                 Verdict::Forward(to) => to.other(),
                 Verdict::Handoff { side, .. } => side,
                 Verdict::Drop(_) | Verdict::Hold => continue,
             };
+            let frame = self.io.allocate().map(|mut frame| {
+                let fits = self.area.write(&mut frame, own.bytes);
+                (frame, fits)
+            });
             match frame {
                 Some((frame, true)) => {
                     let mut own = item(frame, from, PortId(0), false);

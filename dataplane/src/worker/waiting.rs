@@ -119,8 +119,8 @@ mod tests {
         let frame = frames.next().unwrap();
         assert!(room.add(frame, SIDES, neighbor(0), Instant::ZERO).is_err());
         let mut taken = WAITING_PER_NEIGHBOR_MAX;
-        for (frame, count) in frames.zip(0u8..) {
-            let last = 1 + count / 8;
+        for (frame, count) in frames.zip(0u16..) {
+            let last = u8::try_from(1 + count / 8).unwrap();
             taken += usize::from(
                 room.add(frame, SIDES, neighbor(last), Instant::ZERO)
                     .is_ok(),
