@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use gate64_dataplane::config::{AutoOnOff, XdpModeChoice};
 
 use crate::cli::ConfigArgs;
 use crate::config::problem::{Report, Severity};
 use crate::config::{self, Config, Pool4Source, Workers};
-use crate::machine;
+use crate::{machine, run};
 
 /// Runs the command: 0 if the configuration can be used on this machine, otherwise 1.
 pub fn run(args: &ConfigArgs) -> ExitCode {
@@ -103,6 +104,26 @@ fn write_nat64(out: &mut String, config: &Config) {
         "sessions    {} at most",
         config.dataplane.session_count_max
     );
+    write_memory(out, config);
+}
+
+/// The memory plan, as if one worker had all sessions.
+fn write_memory(out: &mut String, config: &Config) {
+    // Without an address for the pool there is nothing to plan; that was reported already.
+    let Ok(nat64) = run::nat64_config(config) else {
+        return;
+    };
+    let sessions = u64::from(config.dataplane.session_count_max);
+    let plan = run::memory::plan(&Arc::new(nat64), sessions);
+    let mib = |octets: u64| octets.div_ceil(1 << 20);
+    let _ = writeln!(
+        out,
+        "memory      {} MiB reserved, resident when used:",
+        mib(plan.total())
+    );
+    for (name, octets) in &plan.terms {
+        let _ = writeln!(out, "            {:>6} MiB  {name}", mib(*octets));
+    }
 }
 
 fn pool_text(pool: &Pool4Source) -> String {

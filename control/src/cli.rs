@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api::Query;
 use crate::lab::LabArgs;
+use crate::replay::ReplayArgs;
 
 /// Where the API listens if nothing else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/gate64/gate64.sock";
@@ -31,6 +32,8 @@ pub enum Command {
     Run(ConfigArgs),
     /// Validate a configuration; print the memory plan and what would be attached
     Check(ConfigArgs),
+    /// Put captures through the real engine, time from the captures
+    Replay(ReplayArgs),
     /// The gateway at a glance
     Status(ApiArgs),
     /// Sessions, BIB, pool, subscribers, workers, drops, interfaces, neighbours, configuration

@@ -10,6 +10,7 @@ mod lab;
 mod machine;
 mod metrics;
 mod netlink;
+mod replay;
 mod run;
 mod state;
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Status(args) => client::status(&args),
         Command::Show(args) => client::show(&args),
         Command::Clear(args) => client::clear(&args),

@@ -4,7 +4,7 @@
 //! session memory, then the interfaces. A failure on the way drops what was made before it.
 
 mod events;
-mod memory;
+pub mod memory;
 mod reload;
 mod surroundings;
 
@@ -115,7 +115,7 @@ fn start_log(config: &Config) {
 }
 
 /// The translator's configuration with the addresses that interfaces have now.
-fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
+pub fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
     let mut pool4 = Vec::new();
     for pool in &config.pools {
         pool4.push(match &pool.value {
