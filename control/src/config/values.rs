@@ -103,7 +103,7 @@ pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
-/// "[2001:db8::1]:80".
+/// `[2001:db8::1]:80`.
 pub fn transport6(text: &str) -> Result<TransportAddr6, String> {
     let at: std::net::SocketAddrV6 = text
         .parse()

@@ -2,7 +2,7 @@
 //!
 //! A burst is worked in stages: parse all and ask the memory for their table lines, then for
 //! their entries, then translate each. A burst of one takes the same way. The two directions,
-//! [`Nat64::v6_to_v4`] and [`Nat64::v4_to_v6`], read as the RFC does: refusals that content alone
+//! `v6_to_v4` and `v4_to_v6`, read as the RFC does: refusals that content alone
 //! decides come first, then the table (which may refuse: quota, pool, filter), then a write that
 //! cannot fail. A refused packet is therefore intact for the ICMP error in answer, and has left
 //! no session behind.
