@@ -94,7 +94,7 @@ fn mtu_v6(announced: u16, inner: &Ipv4Facts, mtu: NextHopMtu, rules: &Rules) -> 
     // the packet that did not pass.
     let path = if announced == 0 {
         let plateau = rules.mtu_plateaus.iter().find(|p| **p < inner.len);
-        plateau.copied().unwrap_or(IPV6_MTU_MIN)
+        plateau.copied().unwrap_or(0)
     } else {
         announced
     };

@@ -19,9 +19,9 @@ fn udp_octets() {
     assert_eq!(
         out,
         [
-            0x45, 0xb8, 0, 32, 0x12, 0x34, 0, 0, 63, 17, 0x7d, 0x94, 192, 0, 2, 1, 198, 51, 100,
+            0x45, 0xb8, 0, 32, 0x12, 0x34, 0, 0, 63, 17, 0x7c, 0xa5, 192, 0, 2, 1, 198, 51, 100,
             7, // header: DF 0 and an identification because it is short, hop limit less one
-            0x22, 0x3d, 0, 80, 0, 12, 0x0f, 0x44, 1, 2, 3, 4,
+            0x22, 0x3d, 0, 80, 0, 12, 0xed, 0x06, 1, 2, 3, 4,
         ]
     );
     judge(&out);
@@ -92,7 +92,7 @@ fn echo_messages_octets() {
     assert_eq!(out[9], 1);
     assert_eq!(
         out[20..],
-        [8, 0, 0x11, 0x5e, 0x22, 0x3d, 0, 3, b'a', b'b', b'c']
+        [8, 0, 0x11, 0x5d, 0x22, 0x3d, 0, 3, b'a', b'b', b'c']
     );
     judge(&out);
 
