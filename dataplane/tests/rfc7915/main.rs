@@ -1,6 +1,7 @@
 //! RFC 7915, section by section: literal octets out, and etherparse as the independent judge of
 //! every checksum and length.
 
+mod generated;
 mod judge;
 mod section_1_2_fragmented_icmp;
 mod section_4_1_header;
