@@ -18,12 +18,16 @@ mod view;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use error::LabError;
 use interrupt::Interrupt;
 use process::Process;
 use serve::Role;
 use topology::Namespace;
+
+/// Time that the kernel gets to notice that links are up.
+const CARRIER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The embedded network: an IPv6-only client, the gateway and an IPv4-only Internet
 #[derive(Debug, clap::Args)]
@@ -333,6 +337,31 @@ fn build_network(queues: u16) -> Result<(), LabError> {
     for (namespace, route) in topology::ROUTES {
         ip(namespace, route)?;
     }
+    wait_for_carriers()
+}
+
+/// A link that is up drops what is sent until the kernel has noticed its carrier, which it does
+/// in the background within a second or so.
+fn wait_for_carriers() -> Result<(), LabError> {
+    let deadline = Instant::now() + CARRIER_LIMIT;
+    for namespace in Namespace::ALL {
+        while !tool::run(
+            "ip",
+            &["-n", namespace.name(), "link", "show", "type", "veth"],
+        )?
+        .lines()
+        .filter(|line| line.contains("mtu"))
+        .all(|line| line.contains("state UP"))
+        {
+            if Instant::now() >= deadline {
+                return Err(LabError::ToolFailed {
+                    command: format!("ip link in {}", namespace.name()),
+                    reason: format!("a link is not up after {} s", CARRIER_LIMIT.as_secs()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
     Ok(())
 }
 
@@ -371,7 +400,7 @@ fn offload_off(end: &topology::End) -> Result<(), LabError> {
     let output = netns::within(end.namespace, || {
         let mut command = std::process::Command::new(ethtool);
         command.args(["-K", end.interface, "tx", "off", "tso", "off", "gso", "off"]);
-        tool::complete(command, std::time::Duration::from_secs(10))
+        tool::complete(command, Duration::from_secs(10))
     })??;
     if output.status.success() {
         return Ok(());

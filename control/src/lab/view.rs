@@ -203,18 +203,11 @@ impl Rates {
     }
 }
 
-/// What `gate64 show sessions` says, youngest first, as far as it can be read.
+/// What `gate64 show sessions` says, last used first, as far as it can be read.
 fn last_sessions() -> String {
     let mut command = std::process::Command::new(own_program());
-    command.args([
-        "show",
-        "sessions",
-        "--json",
-        "--limit",
-        "1000",
-        "--socket",
-        state::SOCKET,
-    ]);
+    command.args(["show", "sessions", "--json", "--limit", "1000"]);
+    command.args(["--socket", state::SOCKET]);
     let output = match tool::complete(command, TICK) {
         Ok(output) if output.status.success() => output,
         Ok(output) => return format!("  (not listed: {})\n", output.reason()),
@@ -224,24 +217,24 @@ fn last_sessions() -> String {
         return "  (not listed: no JSON)\n".to_owned();
     };
     let listed = answer.as_array().or_else(|| answer["sessions"].as_array());
-    let mut lines: Vec<String> = listed.into_iter().flatten().map(describe).collect();
-    lines.reverse();
-    lines.truncate(SESSION_COUNT);
-    lines.concat()
+    let mut sessions: Vec<&Value> = listed.into_iter().flatten().collect();
+    sessions.sort_by_key(|session| session["age_seconds"].as_u64().unwrap_or(u64::MAX));
+    sessions.truncate(SESSION_COUNT);
+    sessions.into_iter().map(describe).collect()
 }
 
-/// One session in a line: its plain fields, in the order in which the answer has them.
+/// One session in a line: the client's addresses, and what the IPv4 side sees instead.
 fn describe(session: &Value) -> String {
-    let fields = session.as_object().into_iter().flatten();
-    let mut line = String::from(" ");
-    for (name, value) in fields {
-        match value {
-            Value::String(text) => line += &format!(" {name} {text}"),
-            Value::Number(number) => line += &format!(" {name} {number}"),
-            _ => {}
-        }
-    }
-    line + "\n"
+    let field = |name: &str| session[name].as_str().unwrap_or("-").to_owned();
+    format!(
+        "  {:<5}{} > {}  as  {} > {}  {}\n",
+        field("protocol"),
+        field("v6"),
+        field("v6_remote"),
+        field("v4"),
+        field("v4_remote"),
+        session["state"].as_str().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]
@@ -250,9 +243,12 @@ mod tests {
 
     #[test]
     fn a_session_is_one_line() {
-        let session = serde_json::json!({"protocol": "tcp", "age": 3, "tags": []});
+        let session = serde_json::json!({"protocol": "tcp", "v4": "192.0.2.1:1024", "more": []});
         let line = describe(&session);
-        assert!(line.contains("protocol tcp"), "{line}");
+        assert!(
+            line.contains("tcp  - > -  as  192.0.2.1:1024 > -"),
+            "{line}"
+        );
         assert_eq!(line.matches('\n').count(), 1);
     }
 }

@@ -29,7 +29,7 @@ const fn check(name: &'static str, run: fn() -> Finding) -> Check {
     Check { name, run }
 }
 
-const CHECKS: [Check; 28] = [
+const CHECKS: [Check; 29] = [
     check(
         "DNS64 synthesises an AAAA for a name with an A record only",
         names::synthesised,
@@ -55,6 +55,10 @@ const CHECKS: [Check; 28] = [
         transport::large_download,
     ),
     check("UDP there and back", transport::udp_echo),
+    check(
+        "UDP of 4000 octets there and back, in fragments",
+        transport::udp_fragments,
+    ),
     check("TCP there and back", transport::tcp_echo),
     check(
         "UDP from an IPv4 host into an existing mapping",

@@ -17,12 +17,15 @@ use super::super::topology::{
     CLIENT, NARROW, Namespace, SERVER, STATIC_POOL4, STATIC_TCP_PORT, STATIC_UDP_PORT, STRANGER,
     in_pref64,
 };
+use super::forwarding::learned_mtu;
 use super::{Finding, client, expect, output, success};
 
 /// Time for one small exchange.
 const WAIT: Duration = Duration::from_secs(5);
 /// Octets sent each way over the narrow path.
 const NARROW_LEN: u64 = 3_000_000;
+/// Octets of a datagram that no link carries whole.
+const FRAGMENTED_LEN: usize = 4000;
 /// Connections that are open at the same time.
 const PARALLEL: usize = 200;
 
@@ -68,6 +71,25 @@ pub(super) fn udp_echo() -> Finding {
         &in_pref64(SERVER).to_string(),
         ECHO_PORT,
     )
+}
+
+/// Fragmented UDP is translated (RFC 6146 section 3.4); fragmented ICMP is not (RFC 7915 section
+/// 1.2), so there is no ping of this size.
+pub(super) fn udp_fragments() -> Finding {
+    let client = socket(Namespace::Client, CLIENT.into())?;
+    let sent: Vec<u8> = (0..FRAGMENTED_LEN)
+        .map(|at| u8::try_from(at % 251).unwrap_or(0))
+        .collect();
+    let mut received = vec![0; FRAGMENTED_LEN + 1];
+    let mut exchange = || -> io::Result<usize> {
+        client.send_to(&sent, (in_pref64(SERVER), ECHO_PORT))?;
+        Ok(client.recv_from(&mut received)?.0)
+    };
+    let len = exchange().map_err(|error| error.to_string())?;
+    if received[..len] != sent[..] {
+        return Err(format!("{len} other octets came back"));
+    }
+    Ok("the same octets came back".into())
 }
 
 pub(super) fn tcp_echo() -> Finding {
@@ -303,6 +325,7 @@ pub(super) fn narrow_transfer() -> Finding {
         70,
     )?;
     expect(&answer, &format!("received {NARROW_LEN} octets"))?;
+    learned_mtu()?;
     let command = format!(
         "curl -sS --max-time 60 -o /dev/null -w %{{size_download}} {url}/bytes/{NARROW_LEN}"
     );
