@@ -133,7 +133,7 @@ fn test(workers: u16) -> Result<ExitCode, LabError> {
     let interrupt = Interrupt::install()?;
     let mut lab = Lab::up(workers, &interrupt)?;
     let outcome = checks::run(&mut lab, &interrupt);
-    lab.down(!matches!(outcome, Ok(0)))?;
+    lab.down(!matches!(outcome, Ok(0) | Err(LabError::Interrupted)))?;
     match outcome? {
         0 => Ok(ExitCode::SUCCESS),
         _ => {

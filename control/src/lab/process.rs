@@ -81,6 +81,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(out)
             .stderr(err)
+            .env("NO_COLOR", "1")
             // Its own group: Ctrl-C is for the lab, which then stops its processes in order.
             .process_group(0)
             .spawn()
