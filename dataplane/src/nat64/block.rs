@@ -277,6 +277,23 @@ impl Blocks {
         record.used == [0; 3]
     }
 
+    /// Whether a port of the block is in use or configured.
+    pub fn is_in_use(&self, block: BlockId, protocol: Protocol, port: u16) -> bool {
+        let Some((_, _, first)) = self.pool.block_start(block) else {
+            return false;
+        };
+        let place = usize::from(port - first);
+        let word = self.bitmaps[self.bitmap(block, protocol, IN_USE) + place / 64];
+        word >> (place % 64) & 1 == 1
+    }
+
+    /// Ports of the block that are in use or configured.
+    pub fn in_use_count(&self, block: BlockId, protocol: Protocol) -> u32 {
+        let at = self.bitmap(block, protocol, IN_USE);
+        let words = &self.bitmaps[at..at + self.words];
+        words.iter().map(|word| word.count_ones()).sum()
+    }
+
     fn mark(&mut self, block: BlockId, protocol: Protocol, place: u16) {
         let at = self.bitmap(block, protocol, IN_USE) + usize::from(place) / 64;
         self.bitmaps[at] |= 1 << (place % 64);

@@ -134,6 +134,18 @@ impl Fragments {
     }
 }
 
+impl Fragments {
+    /// Panics where the store contradicts itself; see [`Nat64::check_invariants`].
+    pub fn check(&self, counters: &counters::Counters) {
+        let held: usize = self.packets.values().map(|one| one.held.len()).sum();
+        assert_eq!(held, HELD_MAX - self.buffers.free_count());
+        assert_eq!(counters.get(counters::fragments_held(0)), held as u64);
+        let by_source: usize = self.by_source.values().map(|&n| usize::from(n)).sum();
+        assert_eq!(by_source, held);
+        assert_eq!(self.order.len(), self.packets.len());
+    }
+}
+
 impl Followed {
     /// Notes a fragment's place.
     fn note(&mut self, first: u32, behind: u32, more: bool) -> Result<(), DropReason> {

@@ -288,26 +288,43 @@ impl Nat64 {
             Side::V4 => self.reject_v4(packet, error, context),
         };
         match answered {
-            Some(hop) => {
+            Some(answer) => {
                 self.counters
                     .add(counters::icmp_errors_generated(side.index()), 1);
-                (Verdict::Forward(side), hop)
+                answer
             }
             None => dropped,
         }
     }
 
-    fn reject_v6(&self, packet: &mut Packet, error: IcmpError, context: &Context) -> Option<Hop> {
+    fn reject_v6(
+        &self,
+        packet: &mut Packet,
+        error: IcmpError,
+        context: &Context,
+    ) -> Option<(Verdict, Hop)> {
         let facts = Ipv6Facts::parse(packet.bytes()).ok()?;
         let way = self.way_v6(None, facts.src, context).ok()?;
         let source = self.source_v6(facts.src, context)?;
-        siit::make_error_v6(packet, &facts, error, source).then_some(way.hop)
+        siit::make_error_v6(packet, &facts, error, source)
+            .then_some((Verdict::Forward(Side::V6), way.hop))
     }
 
-    fn reject_v4(&self, packet: &mut Packet, error: IcmpError, context: &Context) -> Option<Hop> {
+    fn reject_v4(
+        &mut self,
+        packet: &mut Packet,
+        error: IcmpError,
+        context: &Context,
+    ) -> Option<(Verdict, Hop)> {
         let facts = Ipv4Facts::parse(packet.bytes()).ok()?;
-        let way = self.way_v4(None, facts.src, context).ok()?;
         let source = self.source_v4(facts.src, context)?;
-        siit::make_error_v4(packet, &facts, error, source).then_some(way.hop)
+        if self.pool.slot(facts.src).is_some() {
+            // Refused on its way back from a hairpin: the answer turns around as well.
+            return siit::make_error_v4(packet, &facts, error, source)
+                .then(|| self.hairpin_error(packet, context).ok())?;
+        }
+        let way = self.way_v4(None, facts.src, context).ok()?;
+        siit::make_error_v4(packet, &facts, error, source)
+            .then_some((Verdict::Forward(Side::V4), way.hop))
     }
 }

@@ -12,6 +12,7 @@ mod expiry;
 mod filtering;
 mod fragment;
 mod icmp;
+mod invariants;
 mod lifetime;
 mod listing;
 mod outbox;

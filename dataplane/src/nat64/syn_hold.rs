@@ -57,6 +57,18 @@ impl SynHold {
     }
 }
 
+impl SynHold {
+    /// Panics where the store contradicts itself; see [`Nat64::check_invariants`].
+    pub fn check(&self, counters: &counters::Counters) {
+        let held = self.by_pair.len();
+        assert_eq!(held, HELD_MAX - self.buffers.free_count());
+        assert_eq!(counters.get(counters::syn_held(0)), held as u64);
+        let by_destination: usize = self.by_destination.values().map(|&n| usize::from(n)).sum();
+        assert_eq!(by_destination, held);
+        assert!(self.order.len() >= held);
+    }
+}
+
 impl Nat64 {
     /// Holds a SYN from `peer` to the pool's `mapped`. A repetition of a held one is dropped: the
     /// first stays until its time is over.

@@ -196,7 +196,7 @@ impl Gateway {
     /// Lets time pass and expires what is due.
     pub fn advance(&mut self, by: Duration) {
         self.now = self.now + by;
-        while self.nat64.expire(&self.routes, self.now, 64) > 0 {}
+        while self.nat64.expire(&self.routes, self.now, 4096) > 0 {}
     }
 
     /// What the engine sends of its own accord.
@@ -282,6 +282,14 @@ pub mod packets {
     pub fn ping6(src: Ipv6Addr, dst: Ipv6Addr, id: u16, payload: &[u8]) -> Vec<u8> {
         let builder =
             PacketBuilder::ipv6(src.octets(), dst.octets(), 64).icmpv6_echo_request(id, 1);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, payload).expect("a packet");
+        bytes
+    }
+
+    pub fn ping4(src: Ipv4Addr, dst: Ipv4Addr, id: u16, payload: &[u8]) -> Vec<u8> {
+        let builder =
+            PacketBuilder::ipv4(src.octets(), dst.octets(), 64).icmpv4_echo_request(id, 1);
         let mut bytes = Vec::new();
         builder.write(&mut bytes, payload).expect("a packet");
         bytes

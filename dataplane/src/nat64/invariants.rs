@@ -1,0 +1,162 @@
+//! What always holds between the tables, for tests and fuzzing to ask after each step.
+
+use std::collections::BTreeMap;
+
+use gate64_wire::addr::Protocol;
+
+use super::Nat64;
+use super::table::SessionRef;
+use crate::config::Filtering;
+use crate::counters;
+
+/// Sums over the live BIB entries.
+#[derive(Default)]
+struct Sums {
+    bibs: [u64; 3],
+    sessions: [u64; 3],
+    /// Dynamic entries by block and protocol.
+    by_block: BTreeMap<(u32, usize), u16>,
+    /// BIB entries and sessions by subscriber.
+    by_subscriber: BTreeMap<u32, (u32, u32)>,
+}
+
+impl Nat64 {
+    /// Walks all of the tables and panics where they contradict each other. Slow.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        let sums = self.check_bibs();
+        self.check_extras();
+        for protocol in Protocol::ALL {
+            let index = protocol.index();
+            let count = |id| self.counters.get(id);
+            assert_eq!(count(counters::bib_entries(index)), sums.bibs[index]);
+            assert_eq!(count(counters::sessions(index)), sums.sessions[index]);
+            let used = sums.by_block.iter().filter(|(key, _)| key.1 == index);
+            let used: u64 = used.map(|(_, &used)| u64::from(used)).sum();
+            assert_eq!(count(counters::ports_used(index)), used);
+        }
+        self.check_blocks(&sums);
+        self.check_subscribers(&sums);
+        self.fragments.check(&self.counters);
+        self.syn_hold.check(&self.counters);
+    }
+
+    /// Every live entry is found from both sides.
+    fn check_bibs(&self) -> Sums {
+        let mut sums = Sums::default();
+        for (bib, entry) in self.table.bibs_from(0, u32::MAX).0 {
+            let (v6, v4, protocol) = (entry.v6(), entry.v4(), entry.protocol());
+            let probe = self.table.probe(v6.ip, v6.port, protocol);
+            assert_eq!(
+                self.table.find_v6(probe, v6.ip, v6.port, protocol),
+                Some(bib),
+                "by its IPv6 transport address"
+            );
+            let slot = self.pool.slot(v4.ip).expect("a pool address");
+            assert_eq!(
+                self.table.find_v4(slot, v4.port, protocol),
+                Some(bib),
+                "by its pool transport address"
+            );
+            assert!(
+                entry.is_static() || entry.session_count() > 0,
+                "a BIB entry goes with its last session"
+            );
+            sums.bibs[protocol.index()] += 1;
+            sums.sessions[protocol.index()] += u64::from(entry.session_count());
+            if !entry.is_static() {
+                let block = self.pool.block(v4.ip, v4.port).expect("a dynamic port");
+                *sums.by_block.entry((block, protocol.index())).or_default() += 1;
+                assert_eq!(self.blocks.get(block).subscriber, entry.subscriber);
+                assert!(self.blocks.is_in_use(block, protocol, v4.port));
+            }
+            let of = sums.by_subscriber.entry(entry.subscriber).or_default();
+            of.0 += 1;
+            of.1 += entry.session_count();
+        }
+        sums
+    }
+
+    /// Every further session is found, is counted by its entry and, under address-dependent
+    /// filtering, is a permission.
+    fn check_extras(&self) {
+        let mut by_bib = BTreeMap::<u32, u32>::new();
+        let mut permissions = BTreeMap::<(u32, u32), u32>::new();
+        for (extra, one) in self.table.extras_from(0, u32::MAX).0 {
+            *by_bib.entry(one.bib).or_default() += 1;
+            *permissions
+                .entry((one.bib, one.session.remote))
+                .or_default() += 1;
+            if one.session.is_live() {
+                let found = self.table.find_session(
+                    one.bib,
+                    one.session.remote.into(),
+                    one.session.remote_port,
+                );
+                let bib = one.bib;
+                assert_eq!(found, Some(SessionRef::Extra { extra, bib }));
+            }
+        }
+        for (bib, entry) in self.table.bibs_from(0, u32::MAX).0 {
+            assert_eq!(entry.extra_count, by_bib.remove(&bib).unwrap_or(0));
+        }
+        assert!(by_bib.is_empty(), "further sessions without a BIB entry");
+        if self.config.filtering == Filtering::AddressDependent {
+            let kept: BTreeMap<_, _> = self.permissions.iter().map(|(k, v)| (*k, *v)).collect();
+            assert_eq!(kept, permissions);
+        }
+    }
+
+    /// The ports marked as used are those of live entries and the configured ones.
+    fn check_blocks(&self, sums: &Sums) {
+        let mut held = 0;
+        for block in 1..=self.pool.block_count() {
+            let record = self.blocks.get(block);
+            held += u32::from(record.subscriber != 0);
+            for protocol in Protocol::ALL {
+                let live = sums.by_block.get(&(block, protocol.index())).copied();
+                let live = live.unwrap_or(0);
+                assert_eq!(record.used[protocol.index()], live);
+                let configured = self.config.static_bib.iter().filter(|entry| {
+                    entry.protocol == protocol
+                        && self.pool.block(entry.v4.ip, entry.v4.port) == Some(block)
+                });
+                assert_eq!(
+                    self.blocks.in_use_count(block, protocol) as usize,
+                    usize::from(live) + configured.count()
+                );
+            }
+        }
+        assert_eq!(held, self.blocks.held);
+        assert_eq!(
+            self.counters.get(counters::port_blocks_used(0)),
+            u64::from(held)
+        );
+    }
+
+    /// Each subscriber's counts and chain of blocks.
+    fn check_subscribers(&self, sums: &Sums) {
+        let mut count = 0;
+        let mut chained = 0;
+        for (id, one) in self.subscribers.iter_from(0) {
+            count += 1;
+            assert_eq!(self.subscribers.find(one.prefix), Some(id));
+            let (bibs, sessions) = sums.by_subscriber.get(&id).copied().unwrap_or_default();
+            assert_eq!((one.bib_count, one.session_count), (bibs, sessions));
+            let mut block = one.first_block;
+            let mut blocks = 0;
+            while block != 0 {
+                let record = self.blocks.get(block);
+                assert_eq!(record.subscriber, id, "a block in the chain of another");
+                let slot = self.pool.block_start(block).map(|(_, slot, _)| slot);
+                assert_eq!(slot, one.slot, "RFC 6888 REQ-2: one address");
+                blocks += 1;
+                block = record.next;
+            }
+            assert_eq!(blocks, one.block_count);
+            chained += u32::from(blocks);
+        }
+        assert_eq!(chained, self.blocks.held);
+        assert_eq!(self.counters.get(counters::subscribers(0)), count);
+    }
+}

@@ -1,0 +1,592 @@
+//! A NAT64 of maps: what RFC 6146 says, searched linearly. Ports are the engine's choice and
+//! learnt from its answers, but have to be allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use gate64_dataplane::clock::{Instant, ticks};
+use gate64_dataplane::config::Filtering;
+use gate64_dataplane::verdict::{DropReason, Side};
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+
+use crate::support::embedded;
+
+pub const POOL_FIRST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+pub const PORTS: RangeInclusive<u16> = 1024..=1151;
+pub const BLOCK_SIZE: u16 = 64;
+pub const BLOCKS_MAX: u16 = 2;
+pub const SUBSCRIBER_SESSIONS_MAX: u32 = 140;
+pub const BLOCK_IDLE: Duration = Duration::from_secs(300);
+const REUSE_DELAY: Duration = Duration::from_secs(120);
+const ADDRESSES: usize = 2;
+const BLOCKS_PER_ADDRESS: usize = 2;
+const HELD_PER_DESTINATION_MAX: usize = 8;
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    ToV4(TransportAddr4, TransportAddr4),
+    ToV6(TransportAddr6, TransportAddr6),
+    /// An ICMP error that left on that side.
+    Error(Side),
+    Dropped(DropReason),
+    Held,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Udp,
+    Icmp,
+    V4Init,
+    V6Init,
+    Established,
+    V4Fin,
+    V6Fin,
+    BothFin,
+    Trans,
+}
+
+impl State {
+    fn lifetime(self) -> u32 {
+        ticks(Duration::from_secs(match self {
+            State::Udp => 300,
+            State::Icmp => 60,
+            State::Established | State::V4Fin | State::V6Fin => 7440,
+            State::V4Init | State::V6Init | State::BothFin | State::Trans => 240,
+        }))
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            State::Udp | State::Icmp => "",
+            State::V4Init => "V4 INIT",
+            State::V6Init => "V6 INIT",
+            State::Established => "ESTABLISHED",
+            State::V4Fin => "V4 FIN RCV",
+            State::V6Fin => "V6 FIN RCV",
+            State::BothFin => "V6 FIN + V4 FIN RCV",
+            State::Trans => "TRANS",
+        }
+    }
+
+    /// RFC 6146 section 3.5.2.2, in the RFC's order; and whether the lifetime starts anew.
+    fn next(self, from: Side, flags: u8) -> (State, bool) {
+        let (fin, syn, rst) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+        let v6 = from == Side::V6;
+        match self {
+            State::Udp | State::Icmp => (self, true),
+            State::V4Init if syn && v6 => (State::Established, true),
+            State::V6Init if syn && !v6 => (State::Established, true),
+            State::V4Init | State::V6Init => (self, syn),
+            State::Established if rst => (State::Trans, true),
+            State::Established if fin && v6 => (State::V6Fin, true),
+            State::Established if fin => (State::V4Fin, true),
+            State::Established => (self, true),
+            State::V4Fin if fin && v6 => (State::BothFin, true),
+            State::V6Fin if fin && !v6 => (State::BothFin, true),
+            State::V4Fin | State::V6Fin => (self, true),
+            State::BothFin => (self, false),
+            State::Trans if rst => (self, false),
+            State::Trans => (State::Established, true),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    state: State,
+    seen: u32,
+}
+
+/// A BIB entry with its sessions by peer.
+#[derive(Debug)]
+pub struct Entry {
+    pub v4: TransportAddr4,
+    sessions: BTreeMap<TransportAddr4, Session>,
+}
+
+/// A block in somebody's hands: whose, and since when it is empty.
+#[derive(Debug)]
+pub struct Block {
+    subscriber: u16,
+    empty_since: u32,
+}
+
+/// Pool address and number of a block in it.
+type BlockKey = (Ipv4Addr, u16);
+type Fault = String;
+
+#[derive(Debug)]
+pub struct Naive {
+    pub bib: BTreeMap<(Protocol, TransportAddr6), Entry>,
+    pub blocks: BTreeMap<BlockKey, Block>,
+    /// Held SYNs by pool transport address and peer: when they are answered, and whether the
+    /// answer finds its way.
+    pub held: BTreeMap<(TransportAddr4, TransportAddr4), (Instant, bool)>,
+    /// Tick in which a port was freed last.
+    freed: BTreeMap<(Protocol, TransportAddr4), u32>,
+    filtering: Filtering,
+    sessions_max: u64,
+    pub refused_for_ports: u64,
+}
+
+/// What filtering and updating led to.
+enum Passed {
+    /// Translated by this entry.
+    Yes(TransportAddr4),
+    /// Refused.
+    No(Answer),
+}
+
+fn opens(flags: u8) -> bool {
+    flags & 7 == 2
+}
+
+fn subscriber_of(v6: TransportAddr6) -> u16 {
+    v6.ip.segments()[2]
+}
+
+fn block_of(v4: TransportAddr4) -> BlockKey {
+    (v4.ip, (v4.port - PORTS.start()) / BLOCK_SIZE)
+}
+
+fn peer(protocol: Protocol, remote: TransportAddr4) -> TransportAddr4 {
+    let port = if protocol == Protocol::Icmp {
+        0
+    } else {
+        remote.port
+    };
+    TransportAddr4 { port, ..remote }
+}
+
+fn is_pool(ip: Ipv4Addr) -> bool {
+    u32::from(ip) & !1 == u32::from(POOL_FIRST)
+}
+
+fn expect(got: Answer, expected: Answer) -> Result<(), Fault> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(format!("expected {expected:?}, got {got:?}"))
+    }
+}
+
+impl Naive {
+    pub fn new(filtering: Filtering, sessions_max: u64) -> Naive {
+        Naive {
+            bib: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            held: BTreeMap::new(),
+            freed: BTreeMap::new(),
+            filtering,
+            sessions_max,
+            refused_for_ports: 0,
+        }
+    }
+
+    pub fn session_count(&self, protocol: Protocol) -> u64 {
+        let of = self.bib.iter().filter(|(key, _)| key.0 == protocol);
+        of.map(|(_, entry)| entry.sessions.len() as u64).sum()
+    }
+
+    pub fn bib_count(&self, protocol: Protocol) -> u64 {
+        self.bib.keys().filter(|key| key.0 == protocol).count() as u64
+    }
+
+    pub fn subscriber_count(&self) -> u64 {
+        let mut all: BTreeSet<u16> = self.blocks.values().map(|block| block.subscriber).collect();
+        all.extend(self.bib.keys().map(|key| subscriber_of(key.1)));
+        all.len() as u64
+    }
+
+    pub fn listing(
+        &self,
+    ) -> Vec<(
+        Protocol,
+        TransportAddr6,
+        TransportAddr4,
+        TransportAddr4,
+        &'static str,
+    )> {
+        let mut rows = Vec::new();
+        for (&(protocol, v6), entry) in &self.bib {
+            for (remote, session) in &entry.sessions {
+                let mut remote = *remote;
+                if protocol == Protocol::Icmp {
+                    remote.port = entry.v4.port;
+                }
+                rows.push((protocol, v6, entry.v4, remote, session.state.name()));
+            }
+        }
+        rows.sort_unstable();
+        rows
+    }
+
+    /// A packet from IPv6, what the engine did with it, and the mapping it has now.
+    #[allow(clippy::too_many_arguments)]
+    pub fn check_v6(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        v6: TransportAddr6,
+        remote: TransportAddr4,
+        flags: u8,
+        got: Answer,
+        learnt: Option<TransportAddr4>,
+    ) -> Result<(), Fault> {
+        let v4 = match self.pass_v6(now, protocol, v6, remote, flags, learnt)? {
+            Passed::No(answer) => return expect(got, answer),
+            Passed::Yes(v4) => v4,
+        };
+        let mut dst = remote;
+        if protocol == Protocol::Icmp {
+            dst.port = v4.port;
+        }
+        if !is_pool(remote.ip) {
+            return expect(got, Answer::ToV4(v4, dst));
+        }
+        let has_session = self.bib[&(protocol, v6)]
+            .sessions
+            .contains_key(&peer(protocol, remote));
+        let refusal = if has_session {
+            Answer::Error(Side::V6)
+        } else {
+            // The error in answer has no session to go back by.
+            Answer::Held
+        };
+        let src = TransportAddr4 {
+            port: if protocol == Protocol::Icmp {
+                remote.port
+            } else {
+                v4.port
+            },
+            ..v4
+        };
+        let target = TransportAddr4 {
+            port: if protocol == Protocol::Icmp {
+                v4.port
+            } else {
+                remote.port
+            },
+            ..remote
+        };
+        self.v4(now, protocol, src, target, flags, got, refusal)
+    }
+
+    /// A packet from IPv4, and what the engine did with it.
+    pub fn check_v4(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        src: TransportAddr4,
+        mapped: TransportAddr4,
+        flags: u8,
+        got: Answer,
+    ) -> Result<(), Fault> {
+        self.v4(
+            now,
+            protocol,
+            src,
+            mapped,
+            flags,
+            got,
+            Answer::Error(Side::V4),
+        )
+    }
+
+    fn owner(&self, protocol: Protocol, v4: TransportAddr4) -> Option<TransportAddr6> {
+        let mut found = self
+            .bib
+            .iter()
+            .filter(|(key, entry)| key.0 == protocol && entry.v4 == v4);
+        let owner = found.next().map(|(key, _)| key.1);
+        assert!(found.next().is_none(), "{v4:?} is mapped twice");
+        owner
+    }
+
+    fn may_open(&self, subscriber: u16) -> Result<(), DropReason> {
+        let of = |id: u16| {
+            let mine = self
+                .bib
+                .iter()
+                .filter(move |(key, _)| subscriber_of(key.1) == id);
+            mine.map(|(_, entry)| entry.sessions.len()).sum::<usize>()
+        };
+        if of(subscriber) >= SUBSCRIBER_SESSIONS_MAX as usize {
+            return Err(DropReason::SubscriberSessions);
+        }
+        let all: u64 = Protocol::ALL.iter().map(|&p| self.session_count(p)).sum();
+        if all >= self.sessions_max {
+            return Err(DropReason::SessionTableFull);
+        }
+        Ok(())
+    }
+
+    fn pass_v6(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        v6: TransportAddr6,
+        remote: TransportAddr4,
+        flags: u8,
+        learnt: Option<TransportAddr4>,
+    ) -> Result<Passed, Fault> {
+        let tick = now.tick().0;
+        let to = peer(protocol, remote);
+        if let Some(entry) = self.bib.get_mut(&(protocol, v6)) {
+            if let Some(session) = entry.sessions.get_mut(&to) {
+                step(session, Side::V6, flags, tick);
+                return Ok(Passed::Yes(entry.v4));
+            }
+            if protocol == Protocol::Tcp && !opens(flags) {
+                return Ok(Passed::Yes(entry.v4));
+            }
+        } else if protocol == Protocol::Tcp && !opens(flags) {
+            return Ok(Passed::No(Answer::Dropped(DropReason::TcpNotSyn)));
+        }
+        if self.may_open(subscriber_of(v6)).is_err() {
+            return Ok(Passed::No(Answer::Error(Side::V6)));
+        }
+        if !self.bib.contains_key(&(protocol, v6)) {
+            let Some(v4) = learnt else {
+                self.check_exhausted(v6, protocol, tick)?;
+                self.refused_for_ports += 1;
+                return Ok(Passed::No(Answer::Error(Side::V6)));
+            };
+            self.map(protocol, v6, v4, tick)?;
+        }
+        let v4 = self.bib[&(protocol, v6)].v4;
+        let state = match protocol {
+            Protocol::Udp => State::Udp,
+            Protocol::Icmp => State::Icmp,
+            Protocol::Tcp if self.held.remove(&(v4, remote)).is_some() => State::Established,
+            Protocol::Tcp => State::V6Init,
+        };
+        let entry = self.bib.get_mut(&(protocol, v6)).expect("mapped above");
+        entry.sessions.insert(to, Session { state, seen: tick });
+        Ok(Passed::Yes(v4))
+    }
+
+    /// The part of a packet from IPv4, hairpinned or not. `refusal`: what an answer to it looks
+    /// like; `Held` stands for none.
+    #[allow(clippy::too_many_arguments)]
+    fn v4(
+        &mut self,
+        now: Instant,
+        protocol: Protocol,
+        src: TransportAddr4,
+        mapped: TransportAddr4,
+        flags: u8,
+        got: Answer,
+        refusal: Answer,
+    ) -> Result<(), Fault> {
+        let refused = |reason| match refusal {
+            Answer::Held => Answer::Dropped(reason),
+            error => error,
+        };
+        let tick = now.tick().0;
+        let is_syn = protocol == Protocol::Tcp && opens(flags);
+        let Some(v6) = self.owner(protocol, mapped) else {
+            if is_syn && PORTS.contains(&mapped.port) {
+                let expected = self.hold(now, mapped, src, refusal != Answer::Held);
+                return expect(got, expected);
+            }
+            return expect(got, Answer::Dropped(DropReason::NoBib));
+        };
+        let from = peer(protocol, src);
+        let filtering = self.filtering;
+        let may_open = self.may_open(subscriber_of(v6));
+        let entry = self.bib.get_mut(&(protocol, v6)).expect("it has an owner");
+        if let Some(session) = entry.sessions.get_mut(&from) {
+            step(session, Side::V4, flags, tick);
+        } else {
+            let known = entry.sessions.keys().any(|peer| peer.ip == src.ip);
+            if filtering == Filtering::AddressDependent && !known {
+                if is_syn {
+                    let expected = self.hold(now, mapped, src, refusal != Answer::Held);
+                    return expect(got, expected);
+                }
+                return expect(got, refused(DropReason::Filtered));
+            }
+            let stateless = protocol == Protocol::Tcp && !is_syn;
+            if !stateless {
+                if let Err(reason) = may_open {
+                    return expect(got, refused(reason));
+                }
+                let state = match protocol {
+                    Protocol::Udp => State::Udp,
+                    Protocol::Icmp => State::Icmp,
+                    Protocol::Tcp => State::V4Init,
+                };
+                entry.sessions.insert(from, Session { state, seen: tick });
+            }
+        }
+        let port = if protocol == Protocol::Icmp {
+            v6.port
+        } else {
+            src.port
+        };
+        let ip = embedded(src.ip);
+        expect(got, Answer::ToV6(TransportAddr6 { ip, port }, v6))
+    }
+
+    fn hold(
+        &mut self,
+        now: Instant,
+        mapped: TransportAddr4,
+        src: TransportAddr4,
+        is_answered: bool,
+    ) -> Answer {
+        if self.held.contains_key(&(mapped, src)) {
+            return Answer::Dropped(DropReason::TcpIncomingSyn);
+        }
+        if self.held.keys().filter(|key| key.0 == mapped).count() >= HELD_PER_DESTINATION_MAX {
+            return Answer::Dropped(DropReason::SynHoldFull);
+        }
+        let over = now + Duration::from_secs(6);
+        self.held.insert((mapped, src), (over, is_answered));
+        Answer::Held
+    }
+
+    /// A new mapping: has to be free, rested, of the subscriber's address and in its blocks.
+    fn map(
+        &mut self,
+        protocol: Protocol,
+        v6: TransportAddr6,
+        v4: TransportAddr4,
+        tick: u32,
+    ) -> Result<(), Fault> {
+        let subscriber = subscriber_of(v6);
+        if !is_pool(v4.ip) || !PORTS.contains(&v4.port) {
+            return Err(format!("{v4:?} is not in the pool"));
+        }
+        if self.owner(protocol, v4).is_some() {
+            return Err(format!("{v4:?} is mapped already"));
+        }
+        let rested = self.freed.get(&(protocol, v4)).map(|&at| tick - at);
+        if rested.is_some_and(|rested| rested < ticks(REUSE_DELAY)) {
+            return Err(format!("{v4:?} was freed only {rested:?} ticks ago"));
+        }
+        let mine = self.blocks_of(subscriber);
+        if mine.iter().any(|key| key.0 != v4.ip) {
+            return Err(format!("{v4:?} is not the subscriber's one address"));
+        }
+        match self.blocks.get(&block_of(v4)) {
+            Some(block) if block.subscriber == subscriber => {}
+            Some(block) => return Err(format!("{v4:?} lies in a block of {}", block.subscriber)),
+            None if mine.len() >= usize::from(BLOCKS_MAX) => {
+                return Err(format!("{v4:?} lies in one block too many"));
+            }
+            None => {
+                if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
+                    return Err(format!("{v4:?}: a new block although {key:?} has ports"));
+                }
+                let block = Block {
+                    subscriber,
+                    empty_since: tick,
+                };
+                self.blocks.insert(block_of(v4), block);
+            }
+        }
+        let sessions = BTreeMap::new();
+        self.bib.insert((protocol, v6), Entry { v4, sessions });
+        Ok(())
+    }
+
+    fn blocks_of(&self, subscriber: u16) -> Vec<BlockKey> {
+        let mine = self.blocks.iter();
+        mine.filter(|(_, block)| block.subscriber == subscriber)
+            .map(|(&key, _)| key)
+            .collect()
+    }
+
+    /// Whether a block surely has a port: two reuse delays after it was freed, none rests.
+    fn has_port(&self, protocol: Protocol, (ip, number): BlockKey, tick: u32) -> bool {
+        let first = PORTS.start() + number * BLOCK_SIZE;
+        (first..first + BLOCK_SIZE).any(|port| {
+            let v4 = TransportAddr4 { ip, port };
+            let rested = self.freed.get(&(protocol, v4)).map(|&at| tick - at);
+            self.owner(protocol, v4).is_none()
+                && rested.is_none_or(|rested| rested >= 2 * ticks(REUSE_DELAY))
+        })
+    }
+
+    /// A mapping was refused: it has to be impossible.
+    fn check_exhausted(
+        &self,
+        v6: TransportAddr6,
+        protocol: Protocol,
+        tick: u32,
+    ) -> Result<(), Fault> {
+        let mine = self.blocks_of(subscriber_of(v6));
+        if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
+            return Err(format!("refused although block {key:?} has ports"));
+        }
+        let free = match mine.first() {
+            _ if mine.len() >= usize::from(BLOCKS_MAX) => 0,
+            Some(&(ip, _)) => {
+                let taken = self.blocks.keys().filter(|key| key.0 == ip).count();
+                BLOCKS_PER_ADDRESS - taken
+            }
+            None => ADDRESSES * BLOCKS_PER_ADDRESS - self.blocks.len(),
+        };
+        if free > 0 {
+            return Err(format!("refused although {free} blocks are free"));
+        }
+        Ok(())
+    }
+
+    /// Lets go of what is over; how many held SYNs are answered.
+    pub fn expire(&mut self, now: Instant) -> usize {
+        let tick = now.tick().0;
+        let answered = self.held.values().filter(|held| held.0 <= now && held.1);
+        let answered = answered.count();
+        self.held.retain(|_, held| held.0 > now);
+        let mut gone = Vec::new();
+        for (&(protocol, _), entry) in &mut self.bib {
+            entry.sessions.retain(|_, session| {
+                if session.seen + session.state.lifetime() >= tick {
+                    return true;
+                }
+                let goes_transitory = session.state == State::Established;
+                if goes_transitory {
+                    *session = Session {
+                        state: State::Trans,
+                        seen: tick,
+                    };
+                }
+                goes_transitory
+            });
+            if entry.sessions.is_empty() {
+                gone.push((protocol, entry.v4));
+            }
+        }
+        self.bib.retain(|_, entry| !entry.sessions.is_empty());
+        for (protocol, v4) in gone {
+            self.freed.insert((protocol, v4), tick);
+            if !self
+                .bib
+                .values()
+                .any(|other| block_of(other.v4) == block_of(v4))
+            {
+                let block = self.blocks.get_mut(&block_of(v4)).expect("of a holder");
+                block.empty_since = tick;
+            }
+        }
+        let used: BTreeSet<_> = self.bib.values().map(|entry| block_of(entry.v4)).collect();
+        let idle = ticks(BLOCK_IDLE);
+        self.blocks
+            .retain(|key, block| used.contains(key) || block.empty_since + idle > tick);
+        answered
+    }
+}
+
+fn step(session: &mut Session, side: Side, flags: u8, tick: u32) {
+    let (state, refresh) = session.state.next(side, flags);
+    session.state = state;
+    if refresh {
+        session.seen = tick;
+    }
+}
