@@ -166,7 +166,10 @@ impl Follower {
             Some(Change::Lost) => {
                 tracing::warn!("notifications of the kernel were lost; reading everything again");
                 self.notifications_lost += 1;
-                self.stale = Stale::ALL;
+                // Until the full socket has been read empty, the kernel drops all that follows
+                // and does not say so again (NETLINK_S_CONGESTED, Linux 6.18): what is read now
+                // could be out of date unnoticed. A new socket begins empty.
+                self.reopen().await;
             }
             None => {
                 tracing::warn!("the netlink subscription ended; opening it anew");
