@@ -2,7 +2,7 @@
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 
-.PHONY: help deps build lab test test-rust test-deploy test-lab bench doc
+.PHONY: help deps build lab test test-rust test-deploy test-lab bench fuzz doc
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,7 +15,7 @@ RUN_AS_ROOT := $(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER='sudo -E')
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'also: deps build bench doc'
+	@echo 'also: deps build bench fuzz doc'
 
 deps:
 	@./deploy/deps.sh all
@@ -49,6 +49,14 @@ test-lab: build
 bench:
 	@./deploy/deps.sh bench
 	cargo bench --package gate64-benches
+
+# Each target for FUZZ_SECONDS; needs rustup's nightly compiler and `cargo install cargo-fuzz`.
+FUZZ_SECONDS ?= 600
+fuzz:
+	@./deploy/deps.sh build
+	cd dataplane && for target in v6_packets v4_packets operations; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=512 || exit; \
+	done
 
 doc:
 	@./deploy/deps.sh build

@@ -71,12 +71,12 @@ impl Pair {
 
     fn apply(&mut self, draw: Draw) {
         match draw[0] % 16 {
-            0..=6 => self.from_v6(draw, remote(draw[3])),
+            0..=6 => self.put_v6(draw, remote(draw[3])),
             7..=8 => {
                 let target = self.some_mapped(draw);
-                self.from_v6(draw, target);
+                self.put_v6(draw, target);
             }
-            9..=13 => self.from_v4(draw),
+            9..=13 => self.put_v4(draw),
             _ => self.wait(Duration::from_millis(
                 WAITS_MS[usize::from(draw[1]) % WAITS_MS.len()] + u64::from(draw[2] % 100),
             )),
@@ -96,7 +96,7 @@ impl Pair {
         known[usize::from(draw[3]) % known.len()]
     }
 
-    fn from_v6(&mut self, draw: Draw, remote: TransportAddr4) {
+    fn put_v6(&mut self, draw: Draw, remote: TransportAddr4) {
         let protocol = protocol(draw[1]);
         let flags = FLAGS[usize::from(draw[5]) % FLAGS.len()];
         let v6 = TransportAddr6 {
@@ -140,7 +140,7 @@ impl Pair {
         rows.iter().find(|row| row.v6 == v6).map(|row| row.v4)
     }
 
-    fn from_v4(&mut self, draw: Draw) {
+    fn put_v4(&mut self, draw: Draw) {
         let protocol = protocol(draw[1]);
         let flags = FLAGS[usize::from(draw[5]) % FLAGS.len()];
         let mapped = self.some_mapped(draw);

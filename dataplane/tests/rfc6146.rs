@@ -4,5 +4,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "rfc6146/section_3_4_fragments.rs"]
+mod section_3_4_fragments;
 #[path = "rfc6146/section_3_5_sessions.rs"]
 mod section_3_5_sessions;

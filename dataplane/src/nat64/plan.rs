@@ -18,7 +18,7 @@ use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
 use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64};
 use crate::clock::ticks;
-use crate::config::{AutoOnOff, Nat64Config};
+use crate::config::{AutoOnOff, Filtering, Nat64Config};
 use crate::counters::{self, Counters};
 use crate::memory::arena::Pages;
 use crate::memory::hash::Rng;
@@ -135,6 +135,13 @@ impl Shared {
             .collect();
         terms.push(("port blocks", octets(Blocks::bytes(&self.pool))));
         terms.push(("subscribers", octets(Subscribers::bytes(self.subscribers))));
+        // A key of two numbers, a count and an octet of the map for each place.
+        let places = permissions(&self.config, self.sizes.sessions);
+        let octets_each = (3 * size_of::<u32>() + 1) as u64;
+        terms.push((
+            "permissions of address-dependent filtering",
+            octets((places * 8 / 7).next_power_of_two()) * octets_each * u64::from(places > 0),
+        ));
         terms.push((
             "packets held and made",
             octets(Outbox::bytes() + Fragments::bytes() + SynHold::bytes()),
@@ -191,6 +198,15 @@ pub fn reconfigurable(old: &Nat64Config, new: &Nat64Config) -> Result<(), &'stat
     Ok(())
 }
 
+/// Places for permissions: twice the sessions, so that the map never grows; none where no
+/// filtering asks for them.
+fn permissions(config: &Nat64Config, sessions: usize) -> usize {
+    match config.filtering {
+        Filtering::EndpointIndependent => 0,
+        Filtering::AddressDependent => sessions * 2,
+    }
+}
+
 fn reserve(octets: usize, wish: AutoOnOff) -> Result<Arena, ArenaError> {
     match wish {
         AutoOnOff::Off => Arena::reserve(octets, Pages::Ordinary),
@@ -234,7 +250,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         table,
         blocks,
         subscribers: Subscribers::new(*subscribers, settings.key),
-        permissions: HashMap::new(),
+        permissions: HashMap::with_capacity(permissions(config, sizes.sessions)),
         counters,
         events: VecDeque::with_capacity(EVENTS_MAX),
         error_budget: ErrorBudget::new(config.icmp_error_rate_max),

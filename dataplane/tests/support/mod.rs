@@ -193,6 +193,16 @@ impl Gateway {
         }
     }
 
+    /// A frame for a burst made by hand.
+    pub fn take_frame(&mut self) -> Frame {
+        self.free.pop().expect("a free frame")
+    }
+
+    /// Takes it back.
+    pub fn return_frame(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+
     /// Lets time pass and expires what is due.
     pub fn advance(&mut self, by: Duration) {
         self.now = self.now + by;

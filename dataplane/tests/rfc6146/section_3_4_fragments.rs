@@ -1,0 +1,269 @@
+//! Section 3.4: fragments are translated one by one, in whatever order they come.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use gate64_dataplane::counters;
+use gate64_dataplane::verdict::{DropReason, Side};
+
+use crate::support::packets::{judged, ping6, udp4, udp6};
+use crate::support::{Gateway, HOST, OTHER, Outcome, POOL, SERVER, config, embedded};
+
+const PAYLOAD: [u8; 100] = [0x5a; 100];
+
+/// The parts of an IPv6 packet's payload, cut at these octets.
+fn cut_v6(whole: &[u8], id: u32, cuts: &[usize]) -> Vec<Vec<u8>> {
+    let end = whole.len() - 40;
+    let bounds: Vec<usize> = [0].iter().chain(cuts).chain(&[end]).copied().collect();
+    let part = |from: usize, to: usize| {
+        let mut bytes = whole[..40].to_vec();
+        bytes.extend_from_slice(&[whole[6], 0]);
+        let field = u16::try_from(from).unwrap() | u16::from(to < end);
+        bytes.extend_from_slice(&field.to_be_bytes());
+        bytes.extend_from_slice(&id.to_be_bytes());
+        bytes.extend_from_slice(&whole[40 + from..40 + to]);
+        bytes[6] = 44;
+        let len = u16::try_from(bytes.len() - 40).unwrap();
+        bytes[4..6].copy_from_slice(&len.to_be_bytes());
+        bytes
+    };
+    bounds
+        .windows(2)
+        .map(|pair| part(pair[0], pair[1]))
+        .collect()
+}
+
+/// The same of an IPv4 packet.
+fn cut_v4(whole: &[u8], id: u16, cuts: &[usize]) -> Vec<Vec<u8>> {
+    let end = whole.len() - 20;
+    let bounds: Vec<usize> = [0].iter().chain(cuts).chain(&[end]).copied().collect();
+    let part = |from: usize, to: usize| {
+        let mut bytes = whole[..20].to_vec();
+        bytes.extend_from_slice(&whole[20 + from..20 + to]);
+        let len = u16::try_from(bytes.len()).unwrap();
+        bytes[2..4].copy_from_slice(&len.to_be_bytes());
+        bytes[4..6].copy_from_slice(&id.to_be_bytes());
+        let field = u16::try_from(from / 8).unwrap() | u16::from(to < end) << 13;
+        bytes[6..8].copy_from_slice(&field.to_be_bytes());
+        let header = etherparse::Ipv4Header::from_slice(&bytes).unwrap().0;
+        bytes[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+        bytes
+    };
+    bounds
+        .windows(2)
+        .map(|pair| part(pair[0], pair[1]))
+        .collect()
+}
+
+/// Puts IPv4 fragments together again, as the receiver would.
+fn gather_v4(parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut parts = parts.to_vec();
+    parts.sort_by_key(|part| u16::from_be_bytes([part[6], part[7]]) & 0x1fff);
+    let mut whole = parts[0][..20].to_vec();
+    for part in &parts {
+        let offset = usize::from(u16::from_be_bytes([part[6], part[7]]) & 0x1fff) * 8;
+        assert_eq!(offset, whole.len() - 20, "no gap");
+        let header = etherparse::Ipv4Header::from_slice(part).unwrap().0;
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        assert_eq!(part[4..6], parts[0][4..6], "one identification");
+        whole.extend_from_slice(&part[20..]);
+    }
+    let last = parts.last().unwrap();
+    assert_eq!(last[6] & 0x20, 0, "the last has no more behind it");
+    let len = u16::try_from(whole.len()).unwrap();
+    whole[2..4].copy_from_slice(&len.to_be_bytes());
+    whole[6..8].fill(0);
+    let header = etherparse::Ipv4Header::from_slice(&whole).unwrap().0;
+    whole[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
+    whole
+}
+
+/// Puts IPv6 fragments together again.
+fn gather_v6(parts: &[Vec<u8>]) -> Vec<u8> {
+    let mut parts = parts.to_vec();
+    let field = |part: &[u8]| u16::from_be_bytes([part[42], part[43]]);
+    parts.sort_by_key(|part| field(part) & !7);
+    let mut whole = parts[0][..40].to_vec();
+    whole[6] = parts[0][40];
+    for part in &parts {
+        assert_eq!(part[6], 44, "a fragment header");
+        assert_eq!(usize::from(field(part) & !7), whole.len() - 40, "no gap");
+        assert_eq!(part[44..48], parts[0][44..48], "one identification");
+        whole.extend_from_slice(&part[48..]);
+    }
+    assert_eq!(field(parts.last().unwrap()) & 1, 0);
+    let len = u16::try_from(whole.len() - 40).unwrap();
+    whole[4..6].copy_from_slice(&len.to_be_bytes());
+    whole
+}
+
+/// Puts parts through in this order; what left on `to`, whenever it left.
+fn through(gateway: &mut Gateway, from: Side, to: Side, parts: &[&Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for part in parts {
+        match gateway.put(from, part) {
+            Outcome::Sent(side, bytes) => {
+                assert_eq!(side, to);
+                out.push(bytes);
+            }
+            Outcome::Held => {}
+            other => panic!("{other:?}"),
+        }
+        out.extend(gateway.outgoing().into_iter().map(|one| one.sent(to)));
+        gateway.nat64.check_invariants();
+    }
+    out
+}
+
+const ORDERS: [[usize; 3]; 6] = [
+    [0, 1, 2],
+    [2, 1, 0],
+    [1, 0, 2],
+    [1, 2, 0],
+    [0, 2, 1],
+    [2, 0, 1],
+];
+
+#[test]
+fn udp_from_ipv6_in_every_order() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    for (id, order) in (1..).zip(ORDERS) {
+        let parts = cut_v6(&whole, id, &[40, 80]);
+        let out = through(&mut gateway, Side::V6, Side::V4, &order.map(|n| &parts[n]));
+        let (src, dst, _, _, payload) = judged(&gather_v4(&out));
+        assert_eq!((src, dst), (IpAddr::V4(POOL), IpAddr::V4(SERVER)));
+        assert_eq!(payload, PAYLOAD);
+    }
+    assert_eq!(gateway.count(counters::fragments_received(0)), 18);
+    assert_eq!(gateway.count(counters::fragments_held(0)), 0);
+}
+
+#[test]
+fn udp_from_ipv4_in_every_order_with_and_without_checksum() {
+    let mut gateway = Gateway::new(config());
+    let open = udp6((HOST, 5000), (embedded(SERVER), 53), b"open");
+    let port = judged(&gateway.v6(&open)).2;
+    for has_checksum in [true, false] {
+        for (id, order) in (if has_checksum { 1 } else { 100 }..).zip(ORDERS) {
+            let mut whole = udp4((SERVER, 53), (POOL, port), &PAYLOAD);
+            if !has_checksum {
+                whole[26..28].fill(0);
+            }
+            let parts = cut_v4(&whole, id, &[40, 80]);
+            let out = through(&mut gateway, Side::V4, Side::V6, &order.map(|n| &parts[n]));
+            let (src, dst, _, dst_port, payload) = judged(&gather_v6(&out));
+            assert_eq!((src, dst), (IpAddr::V6(embedded(SERVER)), IpAddr::V6(HOST)));
+            assert_eq!((dst_port, payload.as_slice()), (5000, &PAYLOAD[..]));
+        }
+    }
+    assert_eq!(gateway.count(counters::fragments_received(1)), 36);
+}
+
+/// RFC 7915 section 1.2: a fragmented ICMP message is not translated, whatever part comes.
+#[test]
+fn icmp_echo_in_fragments_is_refused() {
+    let mut gateway = Gateway::new(config());
+    let whole = ping6(HOST, embedded(SERVER), 77, &PAYLOAD);
+    for part in cut_v6(&whole, 1, &[40, 80]) {
+        let refused = gateway.put(Side::V6, &part);
+        assert_eq!(refused, Outcome::Dropped(DropReason::IcmpUntranslatable));
+    }
+    assert_eq!(gateway.drops(Side::V6, DropReason::IcmpUntranslatable), 3);
+    assert_eq!(gateway.count(counters::bib_entries(2)), 0);
+}
+
+#[test]
+fn two_packets_interleaved_do_not_mix() {
+    let mut gateway = Gateway::new(config());
+    let one = udp6((HOST, 5000), (embedded(SERVER), 53), &[1; 100]);
+    let two = udp6((HOST, 5002), (embedded(SERVER), 53), &[2; 100]);
+    let (one, two) = (cut_v6(&one, 1, &[40]), cut_v6(&two, 2, &[40]));
+    let order = [&one[1], &two[0], &one[0], &two[1]];
+    let out = through(&mut gateway, Side::V6, Side::V4, &order);
+    let ids: std::collections::BTreeSet<_> = out.iter().map(|part| part[4..6].to_vec()).collect();
+    assert_eq!(ids.len(), 2);
+    for id in ids {
+        let mine: Vec<_> = out
+            .iter()
+            .filter(|part| part[4..6] == id)
+            .cloned()
+            .collect();
+        let payload = judged(&gather_v4(&mine)).4;
+        assert!(payload == [1; 100] || payload == [2; 100]);
+    }
+}
+
+#[test]
+fn hairpinned_fragments_in_every_order() {
+    let mut gateway = Gateway::new(config());
+    let open = udp6((OTHER, 6000), (embedded(SERVER), 1), b"open");
+    let target = judged(&gateway.v6(&open)).2;
+    let whole = udp6((HOST, 5000), (embedded(POOL), target), &PAYLOAD);
+    for (id, order) in (1..).zip(ORDERS) {
+        let parts = cut_v6(&whole, id, &[40, 80]);
+        let out = through(&mut gateway, Side::V6, Side::V6, &order.map(|n| &parts[n]));
+        let (src, dst, _, dst_port, payload) = judged(&gather_v6(&out));
+        assert_eq!((src, dst), (IpAddr::V6(embedded(POOL)), IpAddr::V6(OTHER)));
+        assert_eq!((dst_port, payload.as_slice()), (6000, &PAYLOAD[..]));
+    }
+}
+
+#[test]
+fn duplicates_are_dropped_and_do_no_harm() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    let parts = cut_v6(&whole, 1, &[40]);
+    gateway.v6(&parts[0]);
+    let again = gateway.put(Side::V6, &parts[0]);
+    assert_eq!(again, Outcome::Dropped(DropReason::FragmentDuplicate));
+    gateway.v6(&parts[1]);
+    assert_eq!(gateway.drops(Side::V6, DropReason::FragmentDuplicate), 1);
+}
+
+#[test]
+fn rfc5722_an_overlap_condemns_the_packet() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    let wide = cut_v6(&whole, 1, &[48]);
+    let narrow = cut_v6(&whole, 1, &[40]);
+    gateway.v6(&wide[0]);
+    for _ in 0..2 {
+        let refused = gateway.put(Side::V6, &narrow[1]);
+        assert_eq!(refused, Outcome::Dropped(DropReason::FragmentOverlap));
+    }
+    let refused = gateway.put(Side::V6, &wide[1]);
+    assert_eq!(refused, Outcome::Dropped(DropReason::FragmentOverlap));
+}
+
+#[test]
+fn a_later_fragment_waits_two_seconds_for_the_first() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    let parts = cut_v6(&whole, 1, &[40]);
+    assert_eq!(gateway.put(Side::V6, &parts[1]), Outcome::Held);
+    gateway.advance(Duration::from_millis(1999));
+    assert_eq!(gateway.count(counters::fragments_held(0)), 1);
+    gateway.advance(Duration::from_millis(2));
+    assert_eq!(gateway.count(counters::fragments_held(0)), 0);
+    assert_eq!(gateway.drops(Side::V6, DropReason::FragmentUnmatched), 1);
+    gateway.v6(&parts[0]);
+    assert_eq!(gateway.outgoing(), []);
+}
+
+#[test]
+fn one_source_cannot_fill_the_store() {
+    let mut gateway = Gateway::new(config());
+    let later = |host, id| {
+        let whole = udp6((host, 5000), (embedded(SERVER), 53), &PAYLOAD);
+        cut_v6(&whole, id, &[40]).remove(1)
+    };
+    for id in 0..64 {
+        assert_eq!(gateway.put(Side::V6, &later(HOST, id)), Outcome::Held);
+    }
+    let refused = gateway.put(Side::V6, &later(HOST, 64));
+    assert_eq!(refused, Outcome::Dropped(DropReason::FragmentsFull));
+    assert_eq!(gateway.put(Side::V6, &later(OTHER, 1)), Outcome::Held);
+    assert_eq!(gateway.drops(Side::V6, DropReason::FragmentsFull), 1);
+    gateway.nat64.check_invariants();
+}
