@@ -6,5 +6,11 @@ mod support;
 
 #[path = "rfc6146/section_3_4_fragments.rs"]
 mod section_3_4_fragments;
+#[path = "rfc6146/section_3_5_2_tcp.rs"]
+mod section_3_5_2_tcp;
+#[path = "rfc6146/section_3_5_filtering.rs"]
+mod section_3_5_filtering;
 #[path = "rfc6146/section_3_5_sessions.rs"]
 mod section_3_5_sessions;
+#[path = "rfc6146/section_3_6_icmp_errors.rs"]
+mod section_3_6_icmp_errors;
