@@ -287,3 +287,6 @@ impl Watch {
         all_alive
     }
 }
+
+#[cfg(test)]
+pub mod fake;

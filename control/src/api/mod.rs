@@ -7,4 +7,4 @@ mod server;
 mod summary;
 
 pub use listing::Query;
-pub use server::{listen, serve};
+pub use server::ApiSocket;

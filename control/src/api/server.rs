@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
@@ -15,7 +15,6 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use gate64_dataplane::command::Command;
 use serde::Serialize;
-use tokio::net::UnixListener;
 
 use super::listing::{self, ListError, Query};
 use super::{explain, model, summary};
@@ -26,7 +25,7 @@ type App = Shared<Arc<State>>;
 type Asked = Result<UrlQuery<Query>, QueryRejection>;
 
 /// Every route of the API.
-pub fn router(state: Arc<State>) -> Router {
+fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions))
@@ -44,43 +43,70 @@ pub fn router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// Takes the socket. A file that a killed gate64 left is removed; one that answers is not.
-///
-/// # Errors
-/// One line that says what is in the way.
-pub fn listen(path: &Path) -> Result<UnixListener, Failure> {
-    let shown = path.display();
-    let failed =
-        |error: io::Error| Failure::Failed(format!("cannot serve the API on {shown}: {error}"));
-    if path.exists() {
-        if UnixStream::connect(path).is_ok() {
-            return Err(Failure::Failed(format!(
-                "another gate64 already answers on {shown}: stop it, or give this one another [api] socket"
-            )));
-        }
-        std::fs::remove_file(path).map_err(failed)?;
-    }
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
-    }
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    Ok(listener)
+/// The API's socket, taken before anything is attached; the file goes when this is dropped.
+#[derive(Debug)]
+pub struct ApiSocket {
+    listener: UnixListener,
+    path: PathBuf,
 }
 
-/// Serves until `stop` completes, then removes the socket.
-pub async fn serve(
-    listener: UnixListener,
-    path: &Path,
-    state: Arc<State>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) {
-    let served = axum::serve(listener, router(state)).with_graceful_shutdown(stop);
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the API stopped");
+impl ApiSocket {
+    /// Takes the socket. One that a killed gate64 left is removed; one that answers is not, nor
+    /// any other kind of file.
+    ///
+    /// # Errors
+    /// One line that says what is in the way.
+    pub fn take(path: &Path) -> Result<ApiSocket, Failure> {
+        let shown = path.display();
+        let failed =
+            |error: io::Error| Failure::Failed(format!("cannot serve the API on {shown}: {error}"));
+        if let Ok(there) = std::fs::symlink_metadata(path) {
+            if !there.file_type().is_socket() {
+                return Err(Failure::Failed(format!(
+                    "cannot serve the API on {shown}: a file that is no socket is there; \
+                     give [api] another socket"
+                )));
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(Failure::Failed(format!(
+                    "another gate64 already answers on {shown}: stop it, or give this one \
+                     another [api] socket"
+                )));
+            }
+            std::fs::remove_file(path).map_err(failed)?;
+        }
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(failed)?;
+        }
+        let socket = ApiSocket {
+            listener: UnixListener::bind(path).map_err(failed)?,
+            path: path.to_owned(),
+        };
+        let mode = std::fs::Permissions::from_mode(0o660);
+        std::fs::set_permissions(path, mode).map_err(failed)?;
+        socket.listener.set_nonblocking(true).map_err(failed)?;
+        Ok(socket)
     }
-    // The next start removes it as well; nothing is lost if this fails.
-    let _ = std::fs::remove_file(path);
+
+    /// Serves until `stop` completes.
+    pub async fn serve(self, state: Arc<State>, stop: impl Future<Output = ()> + Send + 'static) {
+        let served = async {
+            let listener = tokio::net::UnixListener::from_std(self.listener.try_clone()?)?;
+            axum::serve(listener, router(state))
+                .with_graceful_shutdown(stop)
+                .await
+        };
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the API stopped");
+        }
+    }
+}
+
+impl Drop for ApiSocket {
+    fn drop(&mut self) {
+        // The next start removes it as well; nothing is lost if this fails.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn refuse(status: StatusCode, error: String) -> Response {
@@ -211,3 +237,6 @@ async fn config(Shared(state): App) -> Json<model::ConfigText> {
         text: config.text.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use crate::api::model;
 use crate::cli::{ApiArgs, ClearArgs, ClearWhat, ExplainArgs, ShowArgs};
 use crate::exit::Failure;
-use connection::Connection;
+pub use connection::Connection;
 
 fn finish(done: Result<(), Failure>) -> ExitCode {
     match done {

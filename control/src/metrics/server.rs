@@ -1,6 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz` on `[metrics] listen`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,7 +9,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus::{Registry, TextEncoder};
-use tokio::net::TcpListener;
 
 use super::collector::StateCollector;
 use crate::exit::Failure;
@@ -21,12 +20,16 @@ struct App {
     registry: Registry,
 }
 
-/// Takes the address.
+/// Takes the address, before anything is attached.
 ///
 /// # Errors
 /// One line that says what is in the way.
-pub async fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(addr).await.map_err(|error| {
+pub fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(addr).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => format!(
                 "the address is in use, `ss -lntp 'sport = :{}'` shows by whom; \
@@ -64,7 +67,12 @@ pub async fn serve(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop);
+    let served = async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        axum::serve(listener, router)
+            .with_graceful_shutdown(stop)
+            .await
+    };
     if let Err(error) = served.await {
         tracing::error!(%error, "the metrics server stopped");
     }
@@ -101,3 +109,6 @@ async fn readyz(Shared(app): Shared<App>) -> Response {
     let text = problems.join("\n") + "\n";
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
+
+#[cfg(test)]
+mod tests;

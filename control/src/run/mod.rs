@@ -8,6 +8,7 @@ pub mod memory;
 mod reload;
 mod surroundings;
 
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,12 +25,13 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::ApiSocket;
 use crate::cli::ConfigArgs;
 use crate::config::{self, Config, Pool4Source, Workers};
 use crate::exit::Failure;
 use crate::netlink::{NetlinkError, PortSpec, Router};
 use crate::state::{State, Watch, WorkerState};
-use crate::{api, check, machine, metrics};
+use crate::{check, machine, metrics};
 use surroundings::Kernel;
 
 /// How often workers are looked at.
@@ -78,15 +80,34 @@ struct Translator {
 
 fn serve(config: Config) -> Result<(), Failure> {
     start_log(&config);
+    let sockets = Sockets {
+        api: ApiSocket::take(&config.api_socket.value)?,
+        metrics: metrics::listen(config.metrics.value)?,
+    };
     let routes = Arc::new(ArcSwap::from_pointee(RouteSnapshot::builder().build(1)));
     let clock = MonotonicClock::start();
     let gateway = match config.has_nat64() {
         true => Some(start_gateway(&config, &routes, clock)?),
         false => None,
     };
-    let cpus = gateway.as_ref().map(Gateway::cpus).unwrap_or_default();
+    let cpus = gateway
+        .as_ref()
+        .map(|started| started.gateway.cpus())
+        .unwrap_or_default();
     let runtime = runtime(&cpus)?;
-    runtime.block_on(serve_async(config, gateway, routes))
+    runtime.block_on(serve_async(config, sockets, gateway, routes))
+}
+
+/// What others may hold: taken before an interface is touched.
+struct Sockets {
+    api: ApiSocket,
+    metrics: TcpListener,
+}
+
+/// The workers, and how many sessions they have room for.
+struct Started {
+    gateway: Gateway,
+    session_capacity: u64,
 }
 
 fn start_log(config: &Config) {
@@ -141,7 +162,7 @@ fn start_gateway(
     config: &Config,
     routes: &Arc<ArcSwap<RouteSnapshot>>,
     clock: MonotonicClock,
-) -> Result<Gateway, Failure> {
+) -> Result<Started, Failure> {
     let nat64 = Arc::new(nat64_config(config)?);
     let settings = gateway::DataplaneSettings {
         workers: match &config.dataplane.workers.value {
@@ -158,7 +179,14 @@ fn start_gateway(
         .iter()
         .map(|one| one.value.clone())
         .collect();
-    Gateway::start(&settings, &interfaces, &nat64, routes, clock).map_err(gateway_failure)
+    let gateway =
+        Gateway::start(&settings, &interfaces, &nat64, routes, clock).map_err(gateway_failure)?;
+    let workers = u8::try_from(gateway.cpus().len()).unwrap_or(u8::MAX);
+    let plan = Shared::new(nat64, Settings::new(workers, settings.session_count_max)).plan();
+    Ok(Started {
+        gateway,
+        session_capacity: plan.sessions_per_worker * u64::from(plan.workers),
+    })
 }
 
 fn gateway_failure(error: StartError) -> Failure {
@@ -215,16 +243,17 @@ fn runtime(worker_cpus: &[usize]) -> Result<Runtime, Failure> {
 
 async fn serve_async(
     config: Config,
-    gateway: Option<Gateway>,
+    sockets: Sockets,
+    gateway: Option<Started>,
     routes: Arc<ArcSwap<RouteSnapshot>>,
 ) -> Result<(), Failure> {
-    let api_path = config.api_socket.value.clone();
-    let api_listener = api::listen(&api_path)?;
-    let metrics_listener = metrics::listen(config.metrics.value).await?;
     let is_forwarding = Arc::new(AtomicBool::new(gateway.is_none()));
+    let session_capacity = gateway
+        .as_ref()
+        .map_or(0, |started| started.session_capacity);
     let (translator, mut events) = match gateway {
-        Some(gateway) => {
-            let (translator, events) = start_router(&config, gateway, routes).await?;
+        Some(started) => {
+            let (translator, events) = start_router(&config, started.gateway, routes).await?;
             (Some(translator), events)
         }
         None => (None, Vec::new()),
@@ -236,7 +265,9 @@ async fn serve_async(
         )),
         None => None,
     };
-    let state = Arc::new(state(config, translator.as_ref(), dns64, is_forwarding)?);
+    let mut state = state(config, translator.as_ref(), dns64, is_forwarding);
+    state.session_capacity = session_capacity;
+    let state = Arc::new(state);
     let (stop, stopped) = watch::channel(false);
     let until = |mut stopped: watch::Receiver<bool>| async move {
         // The sender is dropped only at the end as well.
@@ -245,14 +276,15 @@ async fn serve_async(
     let metrics_router = metrics::router(Arc::clone(&state))?;
     let serving = [
         tokio::spawn(metrics::serve(
-            metrics_listener,
+            sockets.metrics,
             metrics_router,
             until(stopped.clone()),
         )),
-        tokio::spawn({
-            let (state, path, stopped) = (Arc::clone(&state), api_path.clone(), stopped.clone());
-            async move { api::serve(api_listener, &path, state, until(stopped)).await }
-        }),
+        tokio::spawn(
+            sockets
+                .api
+                .serve(Arc::clone(&state), until(stopped.clone())),
+        ),
     ];
     let pump = translator.as_ref().map(|translator| {
         let pump = events::Pump::new(translator, Arc::clone(&state));
@@ -319,7 +351,7 @@ fn state(
     translator: Option<&Translator>,
     dns64: Option<Arc<gate64_dns64::Server>>,
     is_forwarding: Arc<AtomicBool>,
-) -> Result<State, Failure> {
+) -> State {
     let workers = translator.map_or_else(Vec::new, |translator| {
         let gateway = lock(&translator.gateway);
         let cpus = gateway.cpus();
@@ -330,12 +362,8 @@ fn state(
             .map(|(counters, cpu)| WorkerState::new(Some(cpu), counters))
             .collect()
     });
-    let session_capacity = match translator {
-        Some(_) => capacity(&config, workers.len())?,
-        None => 0,
-    };
     let asked = translator.map(|translator| Arc::clone(&translator.gateway));
-    Ok(State {
+    State {
         started: Instant::now(),
         config: ArcSwap::from_pointee(config),
         workers,
@@ -344,21 +372,12 @@ fn state(
                 .as_ref()
                 .is_some_and(|gateway| lock(gateway).command(worker, command).is_ok())
         }),
-        session_capacity,
+        session_capacity: 0,
         surroundings: Box::new(Kernel::of(translator)),
         dns64,
         log_events: AtomicU64::new(0),
         is_forwarding,
-    })
-}
-
-/// Sessions that fit over all workers.
-fn capacity(config: &Config, workers: usize) -> Result<u64, Failure> {
-    let nat64 = nat64_config(config)?;
-    let sessions = memory::fit_sessions(config, &nat64)?;
-    let workers = u8::try_from(workers).unwrap_or(u8::MAX);
-    let plan = Shared::new(Arc::new(nat64), Settings::new(workers, sessions)).plan();
-    Ok(plan.sessions_per_worker * u64::from(plan.workers))
+    }
 }
 
 /// Says that it is ready, and does what signals ask until one ends it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gate64_dataplane::command::Command;
+use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::nat64::plan;
 
 use super::{Translator, lock, nat64_config};
@@ -28,13 +29,14 @@ fn take_over(state: &State, translator: Option<&Translator>) -> Result<(), Strin
     if let Some(key) = needs_restart(&old, &new) {
         return Err(format!("{key} changed, which needs a restart"));
     }
-    if let Some(translator) = translator {
-        reconfigure(state, translator, &old, &new)?;
-    }
-    if let (Some(server), Some(dns64)) = (&state.dns64, &new.dns64) {
-        server
-            .reload(dns64.clone())
-            .map_err(|error| error.to_string())?;
+    // What only judges comes first, then what undoes itself when it fails, then the workers.
+    let nat64 = translator.map(|_| live_nat64(&old, &new)).transpose()?;
+    reload_dns64(state, &new)?;
+    if let (Some(translator), Some(nat64)) = (translator, nat64)
+        && let Err(reason) = reconfigure(state, translator, &nat64)
+    {
+        reload_dns64(state, &old)?;
+        return Err(reason);
     }
     let warnings = report.to_string();
     if !warnings.is_empty() {
@@ -75,22 +77,35 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
     keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key)
 }
 
+/// The translator's new configuration, if it can be taken over without a restart.
+fn live_nat64(old: &Config, new: &Config) -> Result<Arc<Nat64Config>, String> {
+    let old = nat64_config(old).map_err(|failure| failure.to_string())?;
+    let new = nat64_config(new).map_err(|failure| failure.to_string())?;
+    plan::reconfigurable(&old, &new)
+        .map_err(|key| format!("{key} changed, which needs a restart"))?;
+    Ok(Arc::new(new))
+}
+
+fn reload_dns64(state: &State, config: &Config) -> Result<(), String> {
+    let (Some(server), Some(dns64)) = (&state.dns64, &config.dns64) else {
+        return Ok(());
+    };
+    server
+        .reload(dns64.clone())
+        .map_err(|error| error.to_string())
+}
+
 fn reconfigure(
     state: &State,
     translator: &Translator,
-    old: &Config,
-    new: &Config,
+    nat64: &Arc<Nat64Config>,
 ) -> Result<(), String> {
-    let old = nat64_config(old).map_err(|failure| failure.to_string())?;
-    let nat64 = Arc::new(nat64_config(new).map_err(|failure| failure.to_string())?);
-    plan::reconfigurable(&old, &nat64)
-        .map_err(|key| format!("{key} changed, which needs a restart"))?;
     lock(&translator.gateway)
-        .update_steering(&nat64)
+        .update_steering(nat64)
         .map_err(|error| error.to_string())?;
     for worker in state.worker_ids() {
         let command = Command::Reconfigure {
-            config: Arc::clone(&nat64),
+            config: Arc::clone(nat64),
         };
         if !(state.ask)(worker, command) {
             return Err(format!(
