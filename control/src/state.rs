@@ -31,6 +31,8 @@ pub trait Surroundings: Send + Sync {
     fn neighbors(&self) -> Vec<model::Neighbor>;
     /// Prefixes in the routing table: IPv4, IPv6.
     fn routes(&self) -> (usize, usize);
+    /// Whether a route leads out of an interface in use: IPv4, IPv6.
+    fn leads_out(&self) -> (bool, bool);
     /// How often the kernel had more changes to tell than were read in time.
     fn notifications_lost(&self) -> u64;
     /// Where a destination leads, in words.
@@ -187,12 +189,12 @@ impl State {
                 problems.push(format!("interface {} is down", interface.name));
             }
         }
-        let (v4, v6) = self.surroundings.routes();
-        if v4 == 0 {
-            problems.push("no route to any IPv4 address (see `ip -4 route`)".to_owned());
+        let (v4, v6) = self.surroundings.leads_out();
+        if !v4 {
+            problems.push("no IPv4 route by gate64's interfaces (see `ip -4 route`)".to_owned());
         }
-        if v6 == 0 {
-            problems.push("no route to any IPv6 address (see `ip -6 route`)".to_owned());
+        if !v6 {
+            problems.push("no IPv6 route by gate64's interfaces (see `ip -6 route`)".to_owned());
         }
         problems
     }

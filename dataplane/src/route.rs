@@ -182,17 +182,21 @@ pub struct RouteTable {
     v6: PrefixMap<(u128, u8), u32>,
     routes: Vec<Route>,
     ids: HashMap<Route, u32>,
+    leads_out: (bool, bool),
 }
 
 impl RouteTable {
     /// Sets the route of an IPv4 prefix; `length` at most 32, host bits are ignored.
     pub fn insert4(&mut self, prefix: Ipv4Addr, length: u8, route: Route) {
+        self.leads_out.0 |= matches!(route.kind, RouteKind::Via(_)) && !prefix.is_multicast();
         let id = self.intern(route);
         self.v4.insert((prefix.to_bits(), length.min(32)), id);
     }
 
     /// Sets the route of an IPv6 prefix; `length` at most 128, host bits are ignored.
     pub fn insert6(&mut self, prefix: Ipv6Addr, length: u8, route: Route) {
+        let beyond_link = !prefix.is_unicast_link_local() && !prefix.is_multicast();
+        self.leads_out.1 |= matches!(route.kind, RouteKind::Via(_)) && beyond_link;
         let id = self.intern(route);
         self.v6.insert((prefix.to_bits(), length.min(128)), id);
     }
@@ -200,6 +204,12 @@ impl RouteTable {
     /// Number of prefixes, IPv4 and IPv6.
     pub fn len(&self) -> (usize, usize) {
         (self.v4.len(), self.v6.len())
+    }
+
+    /// Whether a prefix that hosts can have leads out of an interface that gate64 holds: IPv4,
+    /// IPv6. A prefix set anew with another kind of route still counts; tables are built once.
+    pub fn leads_out(&self) -> (bool, bool) {
+        self.leads_out
     }
 
     /// Whether there are no prefixes.

@@ -8,6 +8,7 @@ pub mod memory;
 mod reload;
 mod surroundings;
 
+use std::io::IsTerminal as _;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -121,10 +122,11 @@ fn start_log(config: &Config) {
     // journald puts a time before each line itself.
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let lines = if under_systemd {
-        lines.without_time().with_ansi(false).boxed()
+        lines.without_time().boxed()
     } else {
         lines.boxed()
     };

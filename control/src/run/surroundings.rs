@@ -75,6 +75,12 @@ impl Surroundings for Kernel {
             .map_or((0, 0), |parts| parts.routes.load().table().len())
     }
 
+    fn leads_out(&self) -> (bool, bool) {
+        self.0.as_ref().map_or((false, false), |parts| {
+            parts.routes.load().table().leads_out()
+        })
+    }
+
     fn notifications_lost(&self) -> u64 {
         self.0
             .as_ref()

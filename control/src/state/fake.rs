@@ -41,6 +41,10 @@ impl Surroundings for Elsewhere {
         (0, 3)
     }
 
+    fn leads_out(&self) -> (bool, bool) {
+        (false, true)
+    }
+
     fn notifications_lost(&self) -> u64 {
         0
     }

@@ -128,7 +128,7 @@ fn status_sums_the_workers() {
         status.not_ready,
         [
             "interface g64fake0 is down",
-            "no route to any IPv4 address (see `ip -4 route`)"
+            "no IPv4 route by gate64's interfaces (see `ip -4 route`)"
         ]
     );
 }

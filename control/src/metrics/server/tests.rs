@@ -174,7 +174,10 @@ async fn health_and_readiness_say_what_is_wrong() {
     let (status, text) = body(readyz(app(state)).await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.contains("interface g64fake0 is down"), "{text}");
-    assert!(text.contains("no route to any IPv4 address"), "{text}");
+    assert!(
+        text.contains("no IPv4 route by gate64's interfaces"),
+        "{text}"
+    );
 }
 
 #[test]
