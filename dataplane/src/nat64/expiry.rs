@@ -14,10 +14,10 @@ impl Nat64 {
     /// up to fifteen); returns how many were visited. Zero means that nothing is due.
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
         let tick = now.tick();
-        self.work_off_clears();
+        // A clearing that goes on is work: the worker must not sleep over it.
+        let mut visited = usize::from(self.work_off_clears());
         self.expire_fragments(budget, now);
         self.expire_syns(budget, &Context::new(routes, now));
-        let mut visited = 0;
         while visited < budget {
             let Some(due) = self.table.wheel.take_due(tick) else {
                 break;

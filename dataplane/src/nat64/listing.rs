@@ -289,10 +289,10 @@ impl Nat64 {
         (row.blocks_total > 0).then_some(row)
     }
 
-    /// A step of the oldest clearing.
-    pub(super) fn work_off_clears(&mut self) {
+    /// A step of the oldest clearing; whether there was one.
+    pub(super) fn work_off_clears(&mut self) -> bool {
         let Some(mut clear) = self.clears.pop_front() else {
-            return;
+            return false;
         };
         let mut doomed = Vec::new();
         let next = self.walk_sessions(clear.cursor, &mut |at| {
@@ -318,6 +318,7 @@ impl Nat64 {
                 let _ = clear.reply.try_send(clear.count);
             }
         }
+        true
     }
 }
 
