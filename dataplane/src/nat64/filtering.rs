@@ -127,6 +127,7 @@ impl Nat64 {
         context: &Context,
     ) -> Result<Opened, Refusal> {
         let facts = &one.facts;
+        self.check_addresses(facts.src, one.pref64, one.remote)?;
         if one.protocol == Protocol::Tcp && !opens_tcp(facts.l4.tcp_flags) {
             // RFC 6146 section 3.5.2.2, CLOSED: translated without state, or dropped without BIB.
             let bib = bib.ok_or(DropReason::TcpNotSyn)?;

@@ -200,7 +200,7 @@ impl Nat64 {
         if facts.l4.kind == L4Kind::IcmpError {
             return Err(DropReason::IcmpUntranslatable.into());
         }
-        let target = self.pref64_of(facts)?;
+        let target = self.pref64_of(facts.dst)?;
         let key = Key {
             src: facts.src.into(),
             dst: facts.dst.into(),
@@ -605,7 +605,7 @@ impl Nat64 {
         match side {
             Side::V6 => {
                 let facts = Ipv6Facts::parse(packet.bytes())?;
-                let target = self.pref64_of(&facts)?;
+                let target = self.pref64_of(facts.dst)?;
                 self.first_v6(packet, &facts, target, context)
             }
             Side::V4 => {

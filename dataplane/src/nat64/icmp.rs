@@ -94,7 +94,8 @@ impl Nat64 {
             inner.facts.l4.src_port
         };
         let at = self.session_of_client(client, protocol, remote, remote_port)?;
-        let (_, dst) = self.pref64_of(facts)?;
+        let (number, dst) = self.pref64_of(facts.dst)?;
+        self.check_addresses(facts.src, number, dst)?;
         let mapped = self.table.bib(at.bib()).v4();
         let is_query = protocol == Protocol::Icmp;
         let inner_tuple = Tuple4 {
@@ -231,7 +232,7 @@ impl Nat64 {
             .ok_or(DropReason::NoSession)?)
     }
 
-    fn remote_of(&self, ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    pub(super) fn remote_of(&self, ip: Ipv6Addr) -> Option<Ipv4Addr> {
         self.config
             .pref64
             .iter()

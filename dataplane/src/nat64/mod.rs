@@ -27,7 +27,7 @@ pub mod tcp_state;
 mod way;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
@@ -274,7 +274,7 @@ impl Nat64 {
     #[inline]
     fn prepare_v6(&self, bytes: &[u8]) -> Result<Prepared, Refusal> {
         let facts = Ipv6Facts::parse(bytes)?;
-        let (pref64, remote) = self.pref64_of(&facts)?;
+        let (pref64, remote) = self.pref64_of(facts.dst)?;
         siit::check_v6(&facts)?;
         if facts.l4.kind == L4Kind::IcmpError && facts.fragment.is_none() {
             return Ok(Prepared::ErrorV6(facts));
@@ -339,29 +339,33 @@ impl Nat64 {
 
     /// Which prefix the destination is in, and the IPv4 address inside it.
     #[inline]
-    fn pref64_of(&self, facts: &Ipv6Facts) -> Result<(u8, Ipv4Addr), Refusal> {
-        let mut found = None;
+    fn pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
         for (number, pref64) in (0u8..).zip(&self.config.pref64) {
-            // RFC 6146 section 3.5: such a packet is dropped silently, or it might loop.
-            if pref64.contains(facts.src) {
-                return Err(DropReason::SourceInPref64.into());
-            }
-            if found.is_none() {
-                found = pref64.extract(facts.dst).map(|remote| (number, remote));
+            if let Some(remote) = pref64.extract(dst) {
+                return Ok((number, remote));
             }
         }
-        let (number, remote) = found.ok_or(DropReason::NotOurs)?;
-        if facts.src.is_unspecified() || facts.src.is_loopback() || facts.src.is_multicast() {
+        Err(DropReason::NotOurs.into())
+    }
+
+    /// Refuses addresses that no session may have. What has a session was judged when that was
+    /// made.
+    fn check_addresses(&self, src: Ipv6Addr, pref64: u8, remote: Ipv4Addr) -> Result<(), Refusal> {
+        // RFC 6146 section 3.5: such a packet is dropped silently, or it might loop.
+        if self.remote_of(src).is_some() {
+            return Err(DropReason::SourceInPref64.into());
+        }
+        if src.is_unspecified() || src.is_loopback() || src.is_multicast() {
             return Err(DropReason::SourceMartian.into());
         }
         if !may_be_source(remote) {
             return Err(DropReason::DestinationMartian.into());
         }
-        let well_known = self.config.pref64[usize::from(number)].is_well_known();
-        if well_known && self.config.wkp_strict && !is_global(remote) {
+        let strict = self.config.wkp_strict && self.pref64(pref64).is_well_known();
+        if strict && !is_global(remote) {
             return Err(DropReason::WkpNonGlobal.into());
         }
-        Ok((number, remote))
+        Ok(())
     }
 
     /// Stage two: the line that the first one named.

@@ -1,7 +1,6 @@
 //! Every refusal that a packet's content alone decides, before any table is asked.
 
 use gate64_wire::facts::{FragmentFacts, Ipv4Facts, Ipv6Facts, L4Kind};
-use gate64_wire::{icmpv4, icmpv6, tcp, udp};
 
 use super::Rules;
 use crate::config::UdpChecksumZero;
@@ -87,8 +86,9 @@ fn check_checksum_zero(rules: &Rules) -> Result<(), Refusal> {
 fn check_other_v6(facts: &Ipv6Facts, kind: L4Kind) -> Result<(), Refusal> {
     match kind {
         L4Kind::Udp | L4Kind::Tcp => Ok(()),
-        L4Kind::EchoRequest | L4Kind::EchoReply | L4Kind::IcmpError => whole(facts.fragment),
-        L4Kind::LaterFragment => later_fragment(facts.protocol, icmpv6::PROTOCOL),
+        // Fragmented echoes are gathered by the caller (RFC 6146 section 3.4).
+        L4Kind::EchoRequest | L4Kind::EchoReply | L4Kind::LaterFragment => Ok(()),
+        L4Kind::IcmpError => whole(facts.fragment),
         // RFC 7915 section 5.2: single-hop and unknown messages are silently dropped.
         L4Kind::IcmpOther => Err(DropReason::IcmpUntranslatable.into()),
         // RFC 6146 section 3.4.
@@ -103,8 +103,8 @@ fn check_other_v6(facts: &Ipv6Facts, kind: L4Kind) -> Result<(), Refusal> {
 fn check_other_v4(facts: &Ipv4Facts, kind: L4Kind) -> Result<(), Refusal> {
     match kind {
         L4Kind::Udp | L4Kind::Tcp => Ok(()),
-        L4Kind::EchoRequest | L4Kind::EchoReply | L4Kind::IcmpError => whole(facts.fragment),
-        L4Kind::LaterFragment => later_fragment(facts.protocol, icmpv4::PROTOCOL),
+        L4Kind::EchoRequest | L4Kind::EchoReply | L4Kind::LaterFragment => Ok(()),
+        L4Kind::IcmpError => whole(facts.fragment),
         // RFC 7915 section 4.2: single-hop, obsolete and unknown messages are silently dropped.
         L4Kind::IcmpOther => Err(DropReason::IcmpUntranslatable.into()),
         // RFC 6146 section 3.4.
@@ -117,22 +117,12 @@ fn check_other_v4(facts: &Ipv4Facts, kind: L4Kind) -> Result<(), Refusal> {
     }
 }
 
-/// RFC 7915 section 1.2: fragmented ICMP is not translated. ICMPv6's checksum covers a length
-/// that no single fragment knows.
+/// Fragmented ICMP errors are not translated (RFC 7915 section 1.2).
 fn whole(fragment: Option<FragmentFacts>) -> Result<(), Refusal> {
     match fragment {
         Some(fragment) if fragment.more || fragment.offset != 0 => {
             Err(DropReason::IcmpUntranslatable.into())
         }
         _ => Ok(()),
-    }
-}
-
-fn later_fragment(protocol: u8, icmp: u8) -> Result<(), Refusal> {
-    match protocol {
-        udp::PROTOCOL | tcp::PROTOCOL => Ok(()),
-        _ if protocol == icmp => Err(DropReason::IcmpUntranslatable.into()),
-        // No ICMP error answers a later fragment (RFC 1122 section 3.2.2).
-        _ => Err(DropReason::UnknownProtocol.into()),
     }
 }

@@ -8,6 +8,8 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pref64 {
     prefix: u128,
+    /// Ones where the prefix is.
+    mask: u128,
     length: u8,
 }
 
@@ -46,6 +48,7 @@ impl Pref64 {
     /// The well-known prefix 64:ff9b::/96 (RFC 6052 section 2.1).
     pub const WELL_KNOWN: Pref64 = Pref64 {
         prefix: 0x0064_ff9b_0000_0000_0000_0000_0000_0000,
+        mask: mask(96),
         length: 96,
     };
 
@@ -65,7 +68,11 @@ impl Pref64 {
         if prefix >> 56 & 0xff != 0 {
             return Err(Pref64Error::Octet8);
         }
-        Ok(Pref64 { prefix, length })
+        Ok(Pref64 {
+            prefix,
+            mask: mask(length),
+            length,
+        })
     }
 
     /// The prefix with zeroes behind it.
@@ -86,7 +93,7 @@ impl Pref64 {
     /// Whether the address begins with this prefix.
     #[inline]
     pub fn contains(self, address: Ipv6Addr) -> bool {
-        u128::from(address) & mask(self.length) == self.prefix
+        u128::from(address) & self.mask == self.prefix
     }
 
     /// The IPv4-embedded IPv6 address: octet 8 and the suffix are zero (section 2.2).
@@ -123,8 +130,7 @@ impl Pref64 {
     }
 }
 
-#[inline]
-fn mask(length: u8) -> u128 {
+const fn mask(length: u8) -> u128 {
     !(u128::MAX >> length)
 }
 
