@@ -5,7 +5,7 @@
 //! touches the partner only if the primary bucket says that entries of it live elsewhere, so at
 //! usual load it costs one line. No growth, no rehash: a table is as large as it was planned.
 
-use super::arena::{Plain, Slab, slab_bytes};
+use super::arena::{Plain, Slab, equal_of_eight, slab_bytes};
 
 const SLOTS: usize = 10;
 
@@ -39,6 +39,11 @@ unsafe impl Plain for Bucket {}
 pub struct Probe {
     bucket: u32,
     tag: u16,
+}
+
+impl Probe {
+    /// Leads to no bucket in particular: what stands where none was computed yet.
+    pub const NOWHERE: Probe = Probe { bucket: 0, tag: 1 };
 }
 
 /// The table is too full for this hash: both buckets are, and no displacement helped.
@@ -296,11 +301,9 @@ fn scale(random: u32, count: u32) -> u32 {
 /// Bit n set: slot n has this tag.
 #[inline]
 fn matches(bucket: &Bucket, tag: u16) -> u32 {
-    let mut found = 0;
-    for (slot, &other) in bucket.tags.iter().enumerate() {
-        found |= u32::from(other == tag) << slot;
-    }
-    found
+    let [eight @ .., ninth, tenth] = &bucket.tags;
+    let two = u32::from(*ninth == tag) | u32::from(*tenth == tag) << 1;
+    equal_of_eight(eight, tag) | two << 8
 }
 
 #[inline]

@@ -38,17 +38,14 @@ impl Nat64 {
         context: &Context,
     ) -> Result<Mapping, Refusal> {
         let at = match found.session {
-            Some(at) => {
-                self.refresh(at, Side::V6, one.protocol, one.facts.l4.tcp_flags, context);
-                at
-            }
+            Some(at) => at,
             None => match self.open_v6(one, found.bib, context)? {
                 Opened::Session(at) => at,
                 Opened::Stateless(mapping) => return Ok(mapping),
             },
         };
-        self.keep_hop(at, true, hop, context);
-        Ok(self.mapping(at))
+        let seen = found.session.is_some().then_some(one.facts.l4.tcp_flags);
+        Ok(self.refresh(at, Side::V6, one.protocol, seen, hop, context))
     }
 
     /// A packet from IPv4 to a BIB entry: finds or makes the session if filtering lets it pass.
@@ -63,58 +60,50 @@ impl Nat64 {
         context: &Context,
     ) -> Result<Mapping, Refusal> {
         let at = match session {
-            Some(at) => {
-                self.refresh(at, Side::V4, one.protocol, one.facts.l4.tcp_flags, context);
-                at
-            }
+            Some(at) => at,
             None => match self.open_v4(packet, one, bib, context)? {
                 Opened::Session(at) => at,
                 Opened::Stateless(mapping) => return Ok(mapping),
             },
         };
-        self.keep_hop(at, false, hop, context);
-        Ok(self.mapping(at))
+        let seen = session.is_some().then_some(one.facts.l4.tcp_flags);
+        Ok(self.refresh(at, Side::V4, one.protocol, seen, hop, context))
     }
 
-    #[inline]
-    fn mapping(&self, at: SessionRef) -> Mapping {
-        let session = self.table.session(at);
-        Mapping {
-            v4: self.table.bib(at.bib()).v4(),
-            pref64: session.pref64,
-            delta: Delta::from_bits(session.delta),
-        }
-    }
-
-    /// Stores the time of the packet, and for TCP takes the step of its state machine.
+    /// Stores the time of the packet, and for TCP takes the step of its state machine; keeps the
+    /// hop. `seen`: the packet's TCP flags, nothing for a session that it has just made.
     #[inline]
     fn refresh(
         &mut self,
         at: SessionRef,
         side: Side,
         protocol: Protocol,
-        tcp_flags: u8,
+        seen: Option<u8>,
+        hop: Hop,
         context: &Context,
-    ) {
-        let session = self.table.session_mut(at);
-        if protocol != Protocol::Tcp {
-            session.seen = context.tick.0;
-            return;
-        }
-        let step = TcpState::from_octet(session.state).step(side, tcp_flags);
-        session.state = step.state as u8;
-        if step.refresh {
-            session.seen = context.tick.0;
-        }
-    }
-
-    #[inline]
-    fn keep_hop(&mut self, at: SessionRef, towards_v4: bool, hop: Hop, context: &Context) {
-        if let Hop::Resolved(hop) = hop {
-            let session = self.table.session_mut(at);
-            if session.hop(context.generation, towards_v4) != Some(hop) {
-                session.keep_hop(context.generation, towards_v4, hop);
+    ) -> Mapping {
+        let towards_v4 = side == Side::V6;
+        let (v4, session) = self.table.touch(at);
+        match seen {
+            None => {}
+            Some(tcp_flags) if protocol == Protocol::Tcp => {
+                let step = TcpState::from_octet(session.state).step(side, tcp_flags);
+                session.state = step.state as u8;
+                if step.refresh {
+                    session.seen = context.tick.0;
+                }
             }
+            Some(_) => session.seen = context.tick.0,
+        }
+        if let Hop::Resolved(hop) = hop
+            && session.hop(context.generation, towards_v4) != Some(hop)
+        {
+            session.keep_hop(context.generation, towards_v4, hop);
+        }
+        Mapping {
+            v4,
+            pref64: session.pref64,
+            delta: Delta::from_bits(session.delta),
         }
     }
 

@@ -358,7 +358,13 @@ impl Nat64 {
         (pref64, remote): (u8, Ipv4Addr),
         context: &Context,
     ) -> Result<(Verdict, Hop, Known), Refusal> {
-        let one = self.look_up_v6(facts, pref64, remote)?;
+        let mut one = super::PreparedV6 {
+            facts: *facts,
+            remote,
+            pref64,
+            ..super::Place::EMPTY.v6
+        };
+        self.look_up_v6(&mut one)?;
         let hairpin = self.hairpins(&one)?;
         let (outgoing, way) = self.write_v4(packet, &one, hairpin, context)?;
         let (src, dst) = (outgoing.src.ip, outgoing.dst.ip);

@@ -239,7 +239,11 @@ impl Nat64 {
             .find_map(|pref64| pref64.extract(ip))
     }
 
-    fn hand_off(&mut self, worker: crate::verdict::WorkerId, side: Side) -> (Verdict, Hop) {
+    pub(super) fn hand_off(
+        &mut self,
+        worker: crate::verdict::WorkerId,
+        side: Side,
+    ) -> (Verdict, Hop) {
         self.counters
             .add(counters::packets_handed_off(side.index()), 1);
         (Verdict::Handoff { worker, side }, Hop::None)

@@ -145,29 +145,52 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What parsing found out about a packet before any table line is needed.
+/// How a packet of a burst goes on after stage one.
 #[derive(Debug, Clone, Copy)]
-enum Prepared {
+enum Kind {
     /// TCP, UDP or echo from IPv6.
-    V6(PreparedV6),
+    V6,
     /// TCP, UDP or echo from IPv4.
-    V4(PreparedV4),
+    V4,
     /// A fragment from IPv6, not an atomic one.
-    FragmentV6(Ipv6Facts, FragmentFacts),
+    FragmentV6(FragmentFacts),
     /// A fragment from IPv4, and whether another worker sent it here.
-    FragmentV4(Ipv4Facts, FragmentFacts, bool),
+    FragmentV4(FragmentFacts, bool),
     /// An ICMPv6 error.
-    ErrorV6(Ipv6Facts),
+    ErrorV6,
     /// An ICMPv4 error.
-    ErrorV4(Ipv4Facts),
+    ErrorV4,
+    /// Another worker owns it.
+    Elsewhere(WorkerId),
     /// Decided.
     Settled(Verdict, Hop),
 }
 
-impl Prepared {
-    fn handed_to(worker: WorkerId, side: Side) -> Prepared {
-        Prepared::Settled(Verdict::Handoff { worker, side }, Hop::None)
-    }
+/// What stage one found out about a packet before any table line is needed. It is written in
+/// place: facts are too large to be handed around for every packet.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    kind: Kind,
+    v6: PreparedV6,
+    v4: PreparedV4,
+}
+
+impl Place {
+    const EMPTY: Place = Place {
+        kind: Kind::Settled(Verdict::Hold, Hop::None),
+        v6: PreparedV6 {
+            facts: Ipv6Facts::NONE,
+            protocol: Protocol::Udp,
+            remote: Ipv4Addr::UNSPECIFIED,
+            pref64: 0,
+            probe: Probe::NOWHERE,
+        },
+        v4: PreparedV4 {
+            facts: Ipv4Facts::NONE,
+            protocol: Protocol::Udp,
+            slot: 0,
+        },
+    };
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -213,7 +236,8 @@ pub struct Nat64 {
     log_sessions: bool,
     recompute_checksums: Vec<bool>,
     identification: u16,
-    prepared: Vec<Prepared>,
+    /// One for each packet of a burst.
+    places: Vec<Place>,
 }
 
 impl Nat64 {
@@ -234,107 +258,105 @@ impl Nat64 {
         now: Instant,
     ) {
         let context = Context::new(routes, now);
-        let mut prepared = std::mem::take(&mut self.prepared);
-        prepared.clear();
-        for item in &mut batch.items {
+        // Taken out so that places and tables can be used side by side.
+        let mut places = std::mem::take(&mut self.places);
+        for (item, place) in batch.items.iter_mut().zip(&mut places) {
             let mut packet = area.packet(&mut item.frame);
             if self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
                 recompute_checksum(&mut packet, item.side);
             }
-            prepared.push(self.prepare(&mut packet, item.side, item.handed_off, &context));
+            self.prepare(&mut packet, item.side, item.handed_off, place, &context);
         }
-        for one in &prepared {
-            self.prefetch(one);
+        for (_, place) in batch.items.iter().zip(&places) {
+            self.prefetch(place);
         }
-        for (item, one) in batch.items.iter_mut().zip(&prepared) {
+        for (item, place) in batch.items.iter_mut().zip(&places) {
             let mut packet = area.packet(&mut item.frame);
-            (item.verdict, item.hop) = self.translate(&mut packet, item.side, one, &context);
+            (item.verdict, item.hop) = self.translate(&mut packet, item.side, place, &context);
         }
-        self.prepared = prepared;
+        self.places = places;
     }
 
     /// Stage one: parse, refuse what content alone decides, find the owner, ask for the first line.
+    #[inline]
     fn prepare(
         &mut self,
         packet: &mut Packet,
         side: Side,
         handed_off: bool,
+        place: &mut Place,
         context: &Context,
-    ) -> Prepared {
-        let prepared = match side {
-            Side::V6 => self.prepare_v6(packet.bytes()),
-            Side::V4 => self.prepare_v4(packet.bytes(), handed_off),
+    ) {
+        let kind = match side {
+            Side::V6 => self.prepare_v6(packet.bytes(), &mut place.v6),
+            Side::V4 => self.prepare_v4(packet.bytes(), handed_off, &mut place.v4),
         };
-        prepared.unwrap_or_else(|refusal| {
+        place.kind = kind.unwrap_or_else(|refusal| {
             let (verdict, hop) = self.refuse(packet, side, refusal, context);
-            Prepared::Settled(verdict, hop)
-        })
+            Kind::Settled(verdict, hop)
+        });
     }
 
     #[inline]
-    fn prepare_v6(&self, bytes: &[u8]) -> Result<Prepared, Refusal> {
-        let facts = Ipv6Facts::parse(bytes)?;
-        let (pref64, remote) = self.pref64_of(facts.dst)?;
-        siit::check_v6(&facts)?;
+    fn prepare_v6(&self, bytes: &[u8], one: &mut PreparedV6) -> Result<Kind, Refusal> {
+        one.facts.read(bytes)?;
+        let facts = &one.facts;
+        (one.pref64, one.remote) = self.pref64_of(facts.dst)?;
+        siit::check_v6(facts)?;
         if facts.l4.kind == L4Kind::IcmpError && facts.fragment.is_none() {
-            return Ok(Prepared::ErrorV6(facts));
+            return Ok(Kind::ErrorV6);
         }
         let owner = self.ownership.of_v6(facts.src);
         if owner != self.worker {
-            return Ok(Prepared::handed_to(owner, Side::V6));
+            return Ok(Kind::Elsewhere(owner));
         }
         if let Some(fragment) = facts.fragment.filter(is_part) {
-            return Ok(Prepared::FragmentV6(facts, fragment));
+            return Ok(Kind::FragmentV6(fragment));
         }
-        self.look_up_v6(&facts, pref64, remote).map(Prepared::V6)
+        self.look_up_v6(one)?;
+        Ok(Kind::V6)
     }
 
     /// Asks the memory for the line that the packet's session is found by.
     #[inline]
-    fn look_up_v6(
-        &self,
-        facts: &Ipv6Facts,
-        pref64: u8,
-        remote: Ipv4Addr,
-    ) -> Result<PreparedV6, Refusal> {
-        let protocol = protocol_of(facts.l4.kind)?;
-        let probe = self.table.probe(facts.src, facts.l4.src_port, protocol);
-        self.table.prefetch_bucket(probe);
-        Ok(PreparedV6 {
-            facts: *facts,
-            protocol,
-            remote,
-            pref64,
-            probe,
-        })
+    fn look_up_v6(&self, one: &mut PreparedV6) -> Result<(), Refusal> {
+        let facts = &one.facts;
+        one.protocol = protocol_of(facts.l4.kind)?;
+        one.probe = self.table.probe(facts.src, facts.l4.src_port, one.protocol);
+        self.table.prefetch_bucket(one.probe);
+        Ok(())
     }
 
     #[inline]
-    fn prepare_v4(&self, bytes: &[u8], handed_off: bool) -> Result<Prepared, Refusal> {
-        let facts = Ipv4Facts::parse(bytes)?;
-        let slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
+    fn prepare_v4(
+        &self,
+        bytes: &[u8],
+        handed_off: bool,
+        one: &mut PreparedV4,
+    ) -> Result<Kind, Refusal> {
+        one.facts.read(bytes)?;
+        let facts = &one.facts;
+        one.slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
         if !may_be_source(facts.src) {
             return Err(DropReason::SourceMartian.into());
         }
-        siit::check_v4(&facts, &self.rules)?;
+        siit::check_v4(facts, &self.rules)?;
         if let Some(fragment) = facts.fragment {
-            return Ok(Prepared::FragmentV4(facts, fragment, handed_off));
+            return Ok(Kind::FragmentV4(fragment, handed_off));
         }
         if facts.l4.kind == L4Kind::IcmpError {
-            return Ok(Prepared::ErrorV4(facts));
+            return Ok(Kind::ErrorV4);
         }
-        let protocol = protocol_of(facts.l4.kind)?;
+        one.protocol = protocol_of(facts.l4.kind)?;
         let port = facts.l4.dst_port;
-        let owner = self.ownership.of_v4(&self.pool, facts.dst, port, protocol);
+        let owner = self
+            .ownership
+            .of_v4(&self.pool, facts.dst, port, one.protocol);
         if owner != self.worker {
-            return Ok(Prepared::handed_to(owner, Side::V4));
+            return Ok(Kind::Elsewhere(owner));
         }
-        self.table.prefetch_port(slot, port, protocol);
-        Ok(Prepared::V4(PreparedV4 {
-            facts,
-            protocol,
-            slot,
-        }))
+        self.table.prefetch_port(one.slot, port, one.protocol);
+        Ok(Kind::V4)
     }
 
     /// Which prefix the destination is in, and the IPv4 address inside it.
@@ -370,12 +392,17 @@ impl Nat64 {
 
     /// Stage two: the line that the first one named.
     #[inline]
-    fn prefetch(&self, prepared: &Prepared) {
-        match prepared {
-            Prepared::V6(one) => self.table.prefetch_guess(one.probe),
-            Prepared::V4(one) => {
+    fn prefetch(&self, place: &Place) {
+        match place.kind {
+            Kind::V6 => self.table.prefetch_guess(place.v6.probe),
+            Kind::V4 => {
+                let PreparedV4 {
+                    facts,
+                    protocol,
+                    slot,
+                } = &place.v4;
                 self.table
-                    .prefetch_entry(one.slot, one.facts.l4.dst_port, one.protocol)
+                    .prefetch_entry(*slot, facts.l4.dst_port, *protocol);
             }
             _ => {}
         }
@@ -387,21 +414,22 @@ impl Nat64 {
         &mut self,
         packet: &mut Packet,
         side: Side,
-        prepared: &Prepared,
+        place: &Place,
         context: &Context,
     ) -> (Verdict, Hop) {
-        let done = match prepared {
-            Prepared::V6(one) => self.v6_to_v4(packet, one, context),
-            Prepared::V4(one) => self.v4_to_v6(packet, one, context),
-            Prepared::FragmentV6(facts, fragment) => {
-                self.fragment_v6(packet, facts, *fragment, context)
+        let done = match &place.kind {
+            Kind::V6 => self.v6_to_v4(packet, &place.v6, context),
+            Kind::V4 => self.v4_to_v6(packet, &place.v4, context),
+            Kind::FragmentV6(fragment) => {
+                self.fragment_v6(packet, &place.v6.facts, *fragment, context)
             }
-            Prepared::FragmentV4(facts, fragment, gathered) => {
-                self.fragment_v4(packet, facts, *fragment, *gathered, context)
+            Kind::FragmentV4(fragment, gathered) => {
+                self.fragment_v4(packet, &place.v4.facts, *fragment, *gathered, context)
             }
-            Prepared::ErrorV6(facts) => self.error_v6_to_v4(packet, facts, context),
-            Prepared::ErrorV4(facts) => self.error_v4_to_v6(packet, facts, context),
-            Prepared::Settled(verdict, hop) => return (self.count_handoff(side, *verdict), *hop),
+            Kind::ErrorV6 => self.error_v6_to_v4(packet, &place.v6.facts, context),
+            Kind::ErrorV4 => self.error_v4_to_v6(packet, &place.v4.facts, context),
+            Kind::Elsewhere(owner) => Ok(self.hand_off(*owner, side)),
+            Kind::Settled(verdict, hop) => return (*verdict, *hop),
         };
         match done {
             Ok(done) => done,
@@ -638,8 +666,9 @@ impl Nat64 {
                 Hop::None,
             ));
         }
-        let prepared = self.prepare(packet, Side::V4, false, context);
-        Ok(self.translate(packet, Side::V4, &prepared, context))
+        let mut place = Place::EMPTY;
+        self.prepare(packet, Side::V4, false, &mut place, context);
+        Ok(self.translate(packet, Side::V4, &place, context))
     }
 
     /// Lowers the MSS option of a SYN to what both links carry.
@@ -679,14 +708,6 @@ impl Nat64 {
                 self.reject(packet, side, reason, error, context)
             }
         }
-    }
-
-    fn count_handoff(&mut self, side: Side, verdict: Verdict) -> Verdict {
-        if matches!(verdict, Verdict::Handoff { .. }) {
-            self.counters
-                .add(counters::packets_handed_off(side.index()), 1);
-        }
-        verdict
     }
 
     #[inline]

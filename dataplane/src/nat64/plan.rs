@@ -16,7 +16,7 @@ use super::pool4::PoolMap;
 use super::subscriber::Subscribers;
 use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
-use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64};
+use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64, Place};
 use crate::clock::ticks;
 use crate::config::{AutoOnOff, Filtering, Nat64Config};
 use crate::counters::{self, Counters};
@@ -262,7 +262,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         log_sessions: settings.log_sessions,
         recompute_checksums: settings.recompute_checksums.clone(),
         identification: u16::try_from(rng.below(1 << 16)).unwrap_or(0),
-        prepared: Vec::with_capacity(BATCH_FRAMES_MAX),
+        places: vec![Place::EMPTY; BATCH_FRAMES_MAX],
         config: Arc::clone(config),
     };
     nat64.add_static_entries();

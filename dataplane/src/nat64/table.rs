@@ -433,6 +433,22 @@ impl Table {
         }
     }
 
+    /// T,t of a session's BIB entry, and the session to write: one access for all that a packet
+    /// of it needs.
+    #[inline]
+    pub fn touch(&mut self, at: SessionRef) -> (TransportAddr4, &mut Session) {
+        match at {
+            SessionRef::First(bib) => {
+                let entry = &mut self.bibs[bib as usize];
+                (entry.v4(), &mut entry.session)
+            }
+            SessionRef::Extra { extra, bib } => {
+                let v4 = self.bibs[bib as usize].v4();
+                (v4, &mut self.extras[extra as usize].session)
+            }
+        }
+    }
+
     /// A further session with its BIB entry, by number.
     pub fn extra(&self, extra: u32) -> &ExtraSession {
         &self.extras[extra as usize]

@@ -121,6 +121,52 @@ pub struct Ipv4Facts {
     pub l4: L4Facts,
 }
 
+impl L4Facts {
+    const NONE: L4Facts = L4Facts {
+        kind: L4Kind::Unknown,
+        src_port: 0,
+        dst_port: 0,
+        tcp_flags: 0,
+        icmp_type: 0,
+        icmp_code: 0,
+        udp_checksum_zero: false,
+    };
+}
+
+impl Ipv6Facts {
+    /// No packet's facts: a place to read some into.
+    pub const NONE: Ipv6Facts = Ipv6Facts {
+        src: Ipv6Addr::UNSPECIFIED,
+        dst: Ipv6Addr::UNSPECIFIED,
+        traffic_class: 0,
+        hop_limit: 0,
+        protocol: 0,
+        l4_offset: 0,
+        len: 0,
+        fragment: None,
+        segments_left_at: None,
+        l4: L4Facts::NONE,
+    };
+}
+
+impl Ipv4Facts {
+    /// No packet's facts: a place to read some into.
+    pub const NONE: Ipv4Facts = Ipv4Facts {
+        src: Ipv4Addr::UNSPECIFIED,
+        dst: Ipv4Addr::UNSPECIFIED,
+        tos: 0,
+        ttl: 0,
+        protocol: 0,
+        l4_offset: 0,
+        len: 0,
+        id: 0,
+        dont_fragment: false,
+        fragment: None,
+        source_route_at: None,
+        l4: L4Facts::NONE,
+    };
+}
+
 /// Why octets are not a packet. Parsing is total: every input is facts or one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParseError {

@@ -88,26 +88,38 @@ impl Ipv4Facts {
     /// What is wrong with the packet.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Ipv4Facts, ParseError> {
+        let mut facts = Ipv4Facts::NONE;
+        facts.read(bytes)?;
+        Ok(facts)
+    }
+
+    /// As [`Ipv4Facts::parse`], in place: a burst's facts are written once and not moved. After
+    /// an error the facts mean nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the packet.
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
         let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
-        let mut facts = fixed_facts(header);
+        *self = fixed_facts(header);
         if header[0] == 0x45 {
             if !checksum::is_valid(header) {
                 return Err(ParseError::HeaderChecksum);
             }
         } else {
-            facts.with_options(bytes)?;
+            self.with_options(bytes)?;
         }
-        if facts.len < facts.l4_offset {
+        if self.len < self.l4_offset {
             return Err(ParseError::HeaderLength);
         }
         let payload = bytes
-            .get(usize::from(facts.l4_offset)..usize::from(facts.len))
+            .get(usize::from(self.l4_offset)..usize::from(self.len))
             .ok_or(ParseError::Truncated)?;
-        facts.l4 = match facts.fragment {
-            None => l4::parse(Family::V4, facts.protocol, payload, Extent::Whole)?,
-            Some(fragment) => l4::parse_fragment(Family::V4, facts.protocol, payload, fragment)?,
+        self.l4 = match self.fragment {
+            None => l4::parse(Family::V4, self.protocol, payload, Extent::Whole)?,
+            Some(fragment) => l4::parse_fragment(Family::V4, self.protocol, payload, fragment)?,
         };
-        Ok(facts)
+        Ok(())
     }
 
     /// Reads as much as there is of a packet quoted in an ICMP error: its length may exceed the

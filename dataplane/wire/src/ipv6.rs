@@ -100,29 +100,64 @@ impl Ipv6Facts {
     /// What is wrong with the packet.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Result<Ipv6Facts, ParseError> {
+        let mut facts = Ipv6Facts::NONE;
+        facts.read(bytes)?;
+        Ok(facts)
+    }
+
+    /// As [`Ipv6Facts::parse`], in place: a burst's facts are written once and not moved. After
+    /// an error the facts mean nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the packet.
+    #[inline]
+    pub fn read(&mut self, bytes: &[u8]) -> Result<(), ParseError> {
         let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
-        let mut facts = fixed_facts(header)?;
+        self.read_fixed(header)?;
         let packet = bytes
-            .get(..usize::from(facts.len))
+            .get(..usize::from(self.len))
             .ok_or(ParseError::Truncated)?;
-        if !is_upper_layer(facts.protocol) {
-            facts.walk(packet)?;
+        if !is_upper_layer(self.protocol) {
+            self.walk(packet)?;
         }
         let payload = packet
-            .get(usize::from(facts.l4_offset)..)
+            .get(usize::from(self.l4_offset)..)
             .ok_or(ParseError::ExtensionHeaders)?;
-        facts.l4 = match facts.fragment {
-            None => l4::parse(Family::V6, facts.protocol, payload, Extent::Whole)?,
-            Some(fragment) => l4::parse_fragment(Family::V6, facts.protocol, payload, fragment)?,
+        self.l4 = match self.fragment {
+            None => l4::parse(Family::V6, self.protocol, payload, Extent::Whole)?,
+            Some(fragment) => l4::parse_fragment(Family::V6, self.protocol, payload, fragment)?,
         };
-        Ok(facts)
+        Ok(())
+    }
+
+    /// The facts that stand in the fixed 40 octets, as if there were no extension headers.
+    #[inline]
+    fn read_fixed(&mut self, header: &[u8; HEADER_LEN]) -> Result<(), ParseError> {
+        if header[0] >> 4 != 6 {
+            return Err(ParseError::Version);
+        }
+        let payload_len = u16::from_be_bytes([header[4], header[5]]);
+        if payload_len == 0 {
+            return Err(ParseError::PayloadLength);
+        }
+        self.src = address(header, 8);
+        self.dst = address(header, 24);
+        self.traffic_class = header[0] << 4 | header[1] >> 4;
+        self.hop_limit = header[7];
+        self.protocol = header[6];
+        self.l4_offset = 40;
+        self.len = payload_len.checked_add(40).ok_or(ParseError::Truncated)?;
+        self.fragment = None;
+        self.segments_left_at = None;
+        Ok(())
     }
 
     /// Reads as much as there is of a packet quoted in an ICMP error: its length may exceed the
     /// octets.
     pub(crate) fn parse_quoted(bytes: &[u8]) -> Result<Ipv6Facts, ParseError> {
         let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(ParseError::Truncated)?;
-        let mut facts = fixed_facts(header)?;
+        let mut facts = Ipv6Facts::NONE;
+        facts.read_fixed(header)?;
         let packet = &bytes[..bytes.len().min(usize::from(facts.len))];
         facts.walk(packet)?;
         let payload = packet
@@ -189,30 +224,6 @@ impl Ipv6Facts {
         self.protocol = head[0];
         Ok(len)
     }
-}
-
-/// The facts that stand in the fixed 40 octets, as if there were no extension headers.
-#[inline]
-fn fixed_facts(header: &[u8; HEADER_LEN]) -> Result<Ipv6Facts, ParseError> {
-    if header[0] >> 4 != 6 {
-        return Err(ParseError::Version);
-    }
-    let payload_len = u16::from_be_bytes([header[4], header[5]]);
-    if payload_len == 0 {
-        return Err(ParseError::PayloadLength);
-    }
-    Ok(Ipv6Facts {
-        src: address(header, 8),
-        dst: address(header, 24),
-        traffic_class: header[0] << 4 | header[1] >> 4,
-        hop_limit: header[7],
-        protocol: header[6],
-        l4_offset: 40,
-        len: payload_len.checked_add(40).ok_or(ParseError::Truncated)?,
-        fragment: None,
-        segments_left_at: None,
-        l4: l4::bare(L4Kind::Unknown),
-    })
 }
 
 #[inline]
