@@ -96,7 +96,7 @@ def status_of(path):
 
 def attached():
     links = subprocess.run(["ip", "-n", NAMESPACE, "-details", "link", "show"], stdout=subprocess.PIPE, text=True, check=True)
-    return [line for line in links.stdout.splitlines() if "xdp" in line]
+    return [line for line in links.stdout.splitlines() if "prog/xdp" in line]
 
 
 def exercise(process, notify, work):
