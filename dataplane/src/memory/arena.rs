@@ -215,8 +215,8 @@ pub(super) fn equal_of_eight(all: &[u16; 8], one: u16) -> u32 {
         use std::arch::x86_64::{
             _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
         };
-        // SAFETY: SSE2 is part of x86-64, and the 16 octets read are those of `all`.
         #[allow(clippy::multiple_unsafe_ops_per_block)] // one comparison
+        // SAFETY: SSE2 is part of x86-64, and the 16 octets read are those of `all`.
         let octets = unsafe {
             let all = _mm_loadu_si128(all.as_ptr().cast());
             let equal = _mm_cmpeq_epi16(all, _mm_set1_epi16(one.cast_signed()));

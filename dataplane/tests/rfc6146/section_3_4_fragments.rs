@@ -6,7 +6,7 @@ use std::time::Duration;
 use gate64_dataplane::counters;
 use gate64_dataplane::verdict::{DropReason, Side};
 
-use crate::support::packets::{judged, ping6, udp4, udp6};
+use crate::support::packets::{judged, ping6, pong4, udp4, udp6};
 use crate::support::{Gateway, HOST, OTHER, Outcome, POOL, SERVER, config, embedded};
 
 const PAYLOAD: [u8; 100] = [0x5a; 100];
@@ -160,17 +160,29 @@ fn udp_from_ipv4_in_every_order_with_and_without_checksum() {
     assert_eq!(gateway.count(counters::fragments_received(1)), 36);
 }
 
-/// RFC 7915 section 1.2: a fragmented ICMP message is not translated, whatever part comes.
+/// A stateful translator gathers an echo's fragments: the ICMPv6 checksum covers the length of all.
 #[test]
-fn icmp_echo_in_fragments_is_refused() {
+fn icmp_echo_in_every_order_both_ways() {
     let mut gateway = Gateway::new(config());
-    let whole = ping6(HOST, embedded(SERVER), 77, &PAYLOAD);
-    for part in cut_v6(&whole, 1, &[40, 80]) {
-        let refused = gateway.put(Side::V6, &part);
-        assert_eq!(refused, Outcome::Dropped(DropReason::IcmpUntranslatable));
+    let request = ping6(HOST, embedded(SERVER), 77, &PAYLOAD);
+    let mut mapped = 0;
+    for (id, order) in (1..).zip(ORDERS) {
+        let parts = cut_v6(&request, id, &[40, 80]);
+        let out = through(&mut gateway, Side::V6, Side::V4, &order.map(|n| &parts[n]));
+        let (src, dst, mapped_id, _, payload) = judged(&gather_v4(&out));
+        assert_eq!((src, dst), (IpAddr::V4(POOL), IpAddr::V4(SERVER)));
+        assert_eq!(payload, PAYLOAD);
+        mapped = mapped_id;
     }
-    assert_eq!(gateway.drops(Side::V6, DropReason::IcmpUntranslatable), 3);
-    assert_eq!(gateway.count(counters::bib_entries(2)), 0);
+    let reply = pong4(SERVER, POOL, mapped, &PAYLOAD);
+    for (id, order) in (1..).zip(ORDERS) {
+        let parts = cut_v4(&reply, id, &[40, 80]);
+        let out = through(&mut gateway, Side::V4, Side::V6, &order.map(|n| &parts[n]));
+        let (src, dst, id, _, payload) = judged(&gather_v6(&out));
+        assert_eq!((src, dst), (IpAddr::V6(embedded(SERVER)), IpAddr::V6(HOST)));
+        assert_eq!((id, payload.as_slice()), (77, &PAYLOAD[..]));
+    }
+    assert_eq!(gateway.count(counters::fragments_held(0)), 0);
 }
 
 #[test]
