@@ -2,7 +2,7 @@
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 
-.PHONY: help deps build lab test test-rust test-deploy test-lab bench fuzz doc
+.PHONY: help deps build lab test test-rust test-deploy test-lab bench bench-instructions fuzz doc
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,7 +15,7 @@ RUN_AS_ROOT := $(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER='sudo -E')
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'also: deps build bench fuzz doc'
+	@echo 'also: deps build bench bench-instructions fuzz doc'
 
 deps:
 	@./deploy/deps.sh all
@@ -48,7 +48,14 @@ test-lab: build
 
 bench:
 	@./deploy/deps.sh bench
+	cargo build --release --package gate64
+	$(GATE64) bench engine
 	cargo bench --package gate64-benches
+
+# The gate: instructions per established packet, at most 2 % above benches/instructions.json.
+bench-instructions:
+	@./deploy/deps.sh bench
+	cargo bench --package gate64-benches --bench instructions
 
 # Each target for FUZZ_SECONDS; needs rustup's nightly compiler and `cargo install cargo-fuzz`.
 FUZZ_SECONDS ?= 600

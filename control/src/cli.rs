@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api::Query;
+use crate::bench::BenchArgs;
 use crate::lab::LabArgs;
 use crate::replay::ReplayArgs;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Top(ApiArgs),
     /// An IPv6-only client, a gateway and an IPv4-only Internet in three network namespaces
     Lab(LabArgs),
+    /// Measure this gate64 on this machine
+    Bench(BenchArgs),
     /// Print shell completions
     Completions {
         /// For which shell

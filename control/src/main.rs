@@ -1,6 +1,7 @@
 //! The `gate64` binary: command line, configuration, and everything beside the workers.
 
 mod api;
+mod bench;
 mod check;
 mod cli;
 mod client;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => client::explain(&args),
         Command::Top(args) => client::top(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "gate64", &mut std::io::stdout());
             ExitCode::SUCCESS

@@ -1,0 +1,134 @@
+//! New sessions, and their end.
+
+use std::time::{Duration, Instant};
+
+use gate64_dataplane::counters;
+use gate64_dataplane::verdict::Side;
+use gate64_wire::addr::Protocol;
+use gate64_wire::facts::tcp_flag;
+
+use crate::BenchError;
+use crate::flows::{flow, write_v6};
+use crate::frames::{Frames, RUN_FRAMES};
+use crate::gateway::{BLOCKS_PER_ADDRESS, Filled, Gateway, Size};
+use crate::measure::Spread;
+
+/// Entries that a worker looks at in a turn.
+const BUDGET: usize = 32;
+
+/// Makes one run's worth of new sessions; nanoseconds for each.
+fn open_run(
+    filled: &mut Filled,
+    frames: &mut Frames,
+    next: &mut u64,
+    protocol: Protocol,
+) -> Result<f64, BenchError> {
+    let subscribers = filled.size.subscribers;
+    frames.fill(|_, bytes| {
+        let len = write_v6(bytes, &flow(*next, subscribers), protocol, tcp_flag::SYN);
+        *next += 1;
+        (Side::V6, len)
+    });
+    let time = frames.timed(&mut filled.gateway);
+    let refused = frames.refused();
+    if refused > 0 {
+        return Err(BenchError::NotTranslated {
+            what: "new sessions",
+            refused,
+            packets: RUN_FRAMES as u64,
+        });
+    }
+    Ok(time / RUN_FRAMES as f64)
+}
+
+/// New sessions per second into an engine that has `sessions`.
+pub fn new_sessions(sessions: u64, protocol: Protocol) -> Result<Spread, BenchError> {
+    let more = (sessions / 10).min(100_000);
+    let size = Size::of(sessions).with_capacity(sessions + 2 * more);
+    let mut filled = Filled::new(size, protocol)?;
+    let mut frames = Frames::new(64);
+    let (mut next, mut times) = (sessions, Vec::new());
+    while next < sessions + more {
+        times.push(open_run(&mut filled, &mut frames, &mut next, protocol)?);
+    }
+    Ok(Spread::of(&mut times).map(|nanoseconds| 1e9 / nanoseconds))
+}
+
+/// Rate of new sessions at 99 % occupancy of the pool over that at 10 %, the same number of
+/// sessions in the table.
+pub fn occupancy() -> Result<Spread, BenchError> {
+    // All blocks of sixteen addresses; a subscriber has one.
+    let dense = 16 * BLOCKS_PER_ADDRESS;
+    let sessions = dense * 512 * 986 / 1000;
+    let capacity = sessions + 20_000;
+    let size = |subscribers, addresses| Size {
+        sessions,
+        capacity,
+        subscribers,
+        addresses,
+    };
+    let mut full = Filled::new(size(dense, 16), Protocol::Udp)?;
+    let mut sparse = Filled::new(size(dense * 10, 256), Protocol::Udp)?;
+    let mut frames = Frames::new(64);
+    let (mut next_full, mut next_sparse) = (sessions, sessions);
+    let mut ratios = Vec::new();
+    let udp = Protocol::Udp;
+    for _ in 0..12 {
+        let a1 = open_run(&mut sparse, &mut frames, &mut next_sparse, udp)?;
+        let b1 = open_run(&mut full, &mut frames, &mut next_full, udp)?;
+        let b2 = open_run(&mut full, &mut frames, &mut next_full, udp)?;
+        let a2 = open_run(&mut sparse, &mut frames, &mut next_sparse, udp)?;
+        ratios.push((a1 + a2) / (b1 + b2));
+    }
+    Ok(Spread::of(&mut ratios))
+}
+
+/// What the end of all sessions took.
+pub struct Teardown {
+    /// Sessions ended per second.
+    pub per_second: f64,
+    /// By turn: nanoseconds of expiry.
+    pub turns: Vec<u32>,
+}
+
+/// Lets all UDP sessions of an engine expire at once.
+pub fn tear_down(gateway: &mut Gateway) -> Result<Teardown, BenchError> {
+    let counter = counters::sessions(Protocol::Udp.index());
+    let sessions = gateway.nat64.counters().get(counter);
+    // The wheel looks at them once early: its horizon is shorter than their lifetime.
+    gateway.advance(Duration::from_secs(290));
+    while gateway.nat64.expire(&gateway.routes, gateway.now, 1024) > 0 {}
+    gateway.advance(Duration::from_secs(15));
+    let mut turns = Vec::with_capacity(usize::try_from(sessions).unwrap_or(0) / 16);
+    loop {
+        let start = Instant::now();
+        let visited = gateway.nat64.expire(&gateway.routes, gateway.now, BUDGET);
+        turns.push(u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX));
+        if visited == 0 {
+            break;
+        }
+    }
+    let left = gateway.nat64.counters().get(counter);
+    if left > 0 {
+        return Err(BenchError::NotTranslated {
+            what: "ending sessions",
+            refused: left,
+            packets: sessions,
+        });
+    }
+    let total: f64 = turns.iter().map(|&turn| f64::from(turn)).sum();
+    Ok(Teardown {
+        per_second: sessions as f64 * 1e9 / total,
+        turns,
+    })
+}
+
+/// The longest turn in nanoseconds. The runs did the very same work turn by turn, so the shorter
+/// of each is what the engine took, and the rest what the machine did meanwhile.
+pub fn longest_turn(runs: &[Teardown]) -> f64 {
+    let turns = runs.iter().map(|run| run.turns.len()).min().unwrap_or(0);
+    let longest = (0..turns)
+        .filter_map(|turn| runs.iter().map(|run| run.turns[turn]).min())
+        .max();
+    f64::from(longest.unwrap_or(0))
+}

@@ -1,0 +1,90 @@
+//! `gate64 bench`: the command line of the measurements in `gate64-benches`.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use gate64_benches::{BenchError, engine, instructions};
+
+use crate::exit::Failure;
+
+/// `gate64 bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to measure
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// The engine in memory: cost of packets and sessions, scaling, against goals
+    Engine {
+        /// Only what the goals need: about a minute
+        #[arg(long)]
+        quick: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Workers to compare with one
+        #[arg(long, value_name = "N", default_value_t = workers_default(), value_parser = clap::value_parser!(u8).range(1..))]
+        workers: u8,
+    },
+    /// What callgrind counts
+    #[command(hide = true)]
+    Probe {
+        /// Which case
+        case: String,
+    },
+}
+
+fn workers_default() -> u8 {
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1) {
+        2
+    } else {
+        1
+    }
+}
+
+/// Measures, and prints the report.
+pub fn run(args: &BenchArgs) -> ExitCode {
+    let done = match &args.what {
+        BenchWhat::Engine {
+            quick,
+            json,
+            workers,
+        } => measure(*quick, *json, usize::from(*workers)),
+        BenchWhat::Probe { case } => probe(case),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn measure(quick: bool, json: bool, workers: usize) -> Result<(), Failure> {
+    let program = std::env::current_exe().ok();
+    let options = engine::Options {
+        quick,
+        workers,
+        probe: program.map(|program| (program, vec!["bench".into(), "probe".into()])),
+    };
+    let mut progress = |what: &str| eprintln!("measuring {what}");
+    let report = engine::run(&options, &mut progress).map_err(failed)?;
+    if json {
+        println!("{:#}", report.json());
+    } else {
+        print!("{}", report.text());
+    }
+    Ok(())
+}
+
+fn probe(name: &str) -> Result<(), Failure> {
+    let case = instructions::CASES.iter().find(|case| case.name == name);
+    let case = case.ok_or_else(|| Failure::Failed(format!("no case {name}")))?;
+    instructions::probe(case).map_err(failed)
+}
+
+fn failed(error: BenchError) -> Failure {
+    Failure::Failed(format!("cannot measure: {error}"))
+}
