@@ -1,4 +1,4 @@
-# make lab    an IPv6-only host uses an IPv4-only Internet through gate64, live, in three namespaces
+# make lab    an IPv6-only host uses an IPv4-only Internet through gate64, live, in network namespaces of its own
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 

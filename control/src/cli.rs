@@ -45,7 +45,7 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Live view of rates, workers and drops
     Top(ApiArgs),
-    /// An IPv6-only client, a gateway and an IPv4-only Internet in three network namespaces
+    /// An IPv6-only client, a gateway and an IPv4-only Internet in network namespaces of their own
     Lab(LabArgs),
     /// Measure this gate64 on this machine
     Bench(BenchArgs),
