@@ -14,16 +14,17 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use crate::answer::{Answer, ExtendedError, ExtendedErrorCode, Question};
 use crate::config::Protocol;
 use crate::metrics::{Outcome, QueryType, Raised};
-use crate::resolver::{ClientQuestion, Kept, Resolver};
+use crate::resolver::Kept;
+use crate::responder::{ClientQuestion, Responder};
 use crate::trace::Trace;
 use crate::upstream::UDP_PAYLOAD_MAX;
 
 /// The least UDP payload size that counts (RFC 6891 section 6.2.3).
 const UDP_PAYLOAD_MIN: u16 = 512;
 
-/// What all listeners share; a reload puts another resolver in.
+/// What all listeners share; a reload puts another responder in.
 pub(crate) struct Handler {
-    pub(crate) resolver: Arc<ArcSwap<Resolver>>,
+    pub(crate) responder: Arc<ArcSwap<Responder>>,
     pub(crate) kept: Arc<Kept>,
     /// Clients that may wait at one time.
     pub(crate) client_in_flight_max: u64,
@@ -66,8 +67,8 @@ impl RequestHandler for Handler {
 
 impl Handler {
     async fn answer(&self, request: &Request) -> (Answer, Outcome) {
-        let resolver = self.resolver.load_full();
-        let question = match accept(&resolver, request) {
+        let responder = self.responder.load_full();
+        let question = match accept(&responder, request) {
             Ok(question) => question,
             Err((answer, outcome)) => return (answer, outcome),
         };
@@ -78,13 +79,13 @@ impl Handler {
             let answer = Answer::failure(ExtendedErrorCode::Other, text);
             return (answer, Outcome::Overload);
         }
-        resolver.answer(question, &mut Trace::default()).await
+        responder.answer(question, &mut Trace::default()).await
     }
 }
 
 /// The question, or the answer to a request that is not looked up.
-fn accept(resolver: &Resolver, request: &Request) -> Result<ClientQuestion, (Answer, Outcome)> {
-    if !resolver.allows(request.src()) {
+fn accept(responder: &Responder, request: &Request) -> Result<ClientQuestion, (Answer, Outcome)> {
+    if !responder.allows(request.src()) {
         let error = ExtendedError::new(ExtendedErrorCode::Prohibited, "client network not served");
         return Err(refuse(ResponseCode::Refused, Some(error)));
     }

@@ -1,7 +1,7 @@
 //! DNS64 (RFC 6147): pure synthesis, and a server on hickory.
 //!
-//! A client's question goes `server` → `handler` → `resolver`; the resolver answers from local
-//! names, the cache or the upstreams, and lets `synthesis` decide what an AAAA question gets.
+//! A client's question goes `server` → `handler` → `responder`, which answers local names, asks
+//! `resolver` (the cache, then the upstreams), and lets `synthesis` decide what an AAAA question gets.
 //! Synthesis knows no socket, no clock and no cache.
 
 pub mod answer;
@@ -13,6 +13,7 @@ pub mod local_names;
 pub mod metrics;
 mod pool;
 mod resolver;
+mod responder;
 pub mod server;
 pub mod synthesis;
 mod trace;

@@ -1,24 +1,21 @@
-//! One question from start to answer: local names, cache, upstreams, synthesis.
+//! One question to the world outside: the cache, then the upstreams.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::CNAME;
-use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
+use hickory_proto::rr::{LowerName, RData, Record, RecordType};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Answer, ExtendedErrorCode, Question};
 use crate::cache::Cache;
-use crate::config::{Config, Limits, Network, Upstream};
-use crate::local_names;
-use crate::metrics::{Metrics, Outcome, Raised, add};
+use crate::config::{Config, Limits, Upstream};
+use crate::metrics::{Metrics, Raised, add};
 use crate::pool::Pool;
-use crate::synthesis::{Next, Policy};
 use crate::trace::Trace;
 
 /// Longest chain of CNAME records followed for an upstream that does not follow them.
@@ -48,37 +45,20 @@ impl Kept {
     }
 }
 
-/// The answering side of one configuration.
+/// The asking side of one configuration: cache and upstreams.
 pub(crate) struct Resolver {
-    policy: Policy,
-    synthesize_for: Vec<Network>,
-    allow_from: Vec<Network>,
     limits: Limits,
     pool: Pool,
     kept: Arc<Kept>,
 }
 
-/// A client's question, as far as the answer depends on it.
-pub(crate) struct ClientQuestion {
-    pub(crate) question: Question,
-    pub(crate) client: IpAddr,
-}
-
 impl Resolver {
-    pub(crate) fn new(config: &Config, policy: Policy, pool: Pool, kept: Arc<Kept>) -> Resolver {
+    pub(crate) fn new(config: &Config, pool: Pool, kept: Arc<Kept>) -> Resolver {
         Resolver {
-            policy,
-            synthesize_for: config.synthesize_for.clone(),
-            allow_from: config.allow_from.clone(),
             limits: config.limits,
             pool,
             kept,
         }
-    }
-
-    /// Whether the client is answered at all.
-    pub(crate) fn allows(&self, client: SocketAddr) -> bool {
-        Network::any_contains(&self.allow_from, client.ip())
     }
 
     /// Each upstream, and whether it answers.
@@ -86,106 +66,16 @@ impl Resolver {
         self.pool.health()
     }
 
-    /// The answer to a client, and what it is counted as.
-    pub(crate) async fn answer(
-        self: &Arc<Self>,
-        asked: ClientQuestion,
-        trace: &mut Trace,
-    ) -> (Answer, Outcome) {
-        let ClientQuestion { question, client } = asked;
-        // RFC 6147 section 5.5: DO and CD together mean that the client validates by itself.
-        let validates = question.dnssec_ok && question.checking_disabled;
-        let served = Network::any_contains(&self.synthesize_for, client);
-        let synthesize = served && !validates;
-        if let Some(answer) = local_names::answer(&self.policy, &question, synthesize) {
-            trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
-            return (answer, Outcome::Local);
-        }
-        if question.qtype == RecordType::PTR
-            && let Some(target) = self.policy.reverse_target(&question.name)
-        {
-            return (self.reverse(&question, target, trace).await, Outcome::Local);
-        }
-        if question.qtype != RecordType::AAAA || !synthesize {
-            if question.qtype == RecordType::AAAA {
-                trace.step(|| match served {
-                    true => "the client validates by itself (DO and CD): no synthesis".into(),
-                    false => format!("no synthesis for client {client}"),
-                });
-            }
-            let answer = self.look_up(&question, trace).await;
-            let outcome = outcome_of(&answer, question.qtype);
-            return (answer, outcome);
-        }
-        self.answer_aaaa(question, trace).await
-    }
-
-    /// RFC 6147 sections 5.1 to 5.4.
-    async fn answer_aaaa(
-        self: &Arc<Self>,
-        mut question: Question,
-        trace: &mut Trace,
-    ) -> (Answer, Outcome) {
-        // CD without DO: the client will not validate, so what is synthesised has to be checked.
-        question.checking_disabled = false;
-        let aaaa = if self.policy.hides_aaaa(&question.name) {
-            trace.step(|| "real AAAA records of this name count as missing".into());
-            None
-        } else {
-            let answer = self.look_up(&question, trace).await;
-            match self.policy.after_aaaa(answer) {
-                Next::Answer(answer) => {
-                    trace.step(|| format!("no synthesis: {}", why_kept(&answer)));
-                    let outcome = outcome_of(&answer, RecordType::AAAA);
-                    return (answer, outcome);
-                }
-                Next::AskA(answer) => Some(answer),
-            }
-        };
-        let a = self
-            .look_up(&question.with_type(RecordType::A), trace)
-            .await;
-        let answer = self.policy.assemble(aaaa.as_ref(), a);
-        if !answer.has(RecordType::AAAA) {
-            trace.step(|| "no A record to synthesise from".into());
-            let outcome = outcome_of(&answer, RecordType::AAAA);
-            return (answer, outcome);
-        }
-        if !self.kept.ready.load(Ordering::Relaxed) {
-            trace.step(|| "the translator is not ready: no synthesis".into());
-            let text = "the NAT64 translator is not ready";
-            let refusal = Answer::failure(ExtendedErrorCode::NotReady, text);
-            return (refusal, Outcome::NotReady);
-        }
-        trace.step(|| format!("synthesised: {}", addresses(&answer)));
-        (answer, Outcome::Synthesized)
-    }
-
-    /// RFC 6147 section 5.3.1: a CNAME record into in-addr.arpa, with what is found there.
-    async fn reverse(
+    /// The answer to a question, from the cache, or from the upstreams; equal questions are asked once.
+    pub(crate) async fn look_up(
         self: &Arc<Self>,
         question: &Question,
-        target: Name,
         trace: &mut Trace,
     ) -> Answer {
-        trace.step(|| format!("{} is under Pref64: CNAME to {target}", question.name));
-        let there = question.with_name(LowerName::new(&target));
-        let mut answer = match local_names::answer(&self.policy, &there, true) {
-            Some(answer) => answer,
-            None => self.look_up(&there, trace).await,
-        };
-        let cname = Policy::reverse_cname(&question.name, &target);
-        answer.answers.insert(0, cname);
-        answer.authentic = false;
-        answer
-    }
-
-    /// From the cache, or from the upstreams; equal questions are asked once.
-    async fn look_up(self: &Arc<Self>, question: &Question, trace: &mut Trace) -> Answer {
         let metrics = &self.kept.metrics;
         if let Some(answer) = self.kept.cache.get(question) {
             add(&metrics.cache_hits);
-            trace.step(|| format!("{question} is in the cache: {}", why_kept(&answer)));
+            trace.step(|| format!("{question} is in the cache: {}", described(&answer)));
             return answer;
         }
         add(&metrics.cache_misses);
@@ -194,7 +84,12 @@ impl Resolver {
             return Answer::failure(ExtendedErrorCode::Other, "too many questions under way");
         };
         let answer = under_way.await;
-        trace.step(|| format!("the upstreams were asked {question}: {}", why_kept(&answer)));
+        trace.step(|| {
+            format!(
+                "the upstreams were asked {question}: {}",
+                described(&answer)
+            )
+        });
         (*answer).clone()
     }
 
@@ -299,17 +194,7 @@ fn dangling_target(question: &Question, answer: &Answer) -> Option<LowerName> {
     (!followed && last != question.name).then_some(last)
 }
 
-fn outcome_of(answer: &Answer, qtype: RecordType) -> Outcome {
-    match answer.rcode {
-        ResponseCode::NoError if answer.has(qtype) => Outcome::Answered,
-        ResponseCode::NoError if qtype == RecordType::ANY => Outcome::Answered,
-        ResponseCode::NoError => Outcome::NoData,
-        ResponseCode::NXDomain => Outcome::NxDomain,
-        _ => Outcome::ServFail,
-    }
-}
-
-fn why_kept(answer: &Answer) -> String {
+pub(crate) fn described(answer: &Answer) -> String {
     let reasons = answer.extended_errors.iter().map(|e| e.text.as_str());
     let reasons: Vec<&str> = reasons.filter(|text| !text.is_empty()).collect();
     let records = answer
@@ -327,12 +212,4 @@ fn why_kept(answer: &Answer) -> String {
         text.push_str(&format!(" ({})", reasons.join("; ")));
     }
     text
-}
-
-fn addresses(answer: &Answer) -> String {
-    let aaaa = answer.answers.iter().filter_map(|r| match &r.data {
-        RData::AAAA(ip) => Some(format!("{} (TTL {})", ip.0, r.ttl)),
-        _ => None,
-    });
-    aaaa.collect::<Vec<String>>().join(", ")
 }

@@ -18,7 +18,8 @@ use crate::config::{Config, Dnssec, Protocol, Upstream};
 use crate::handler::Handler;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
-use crate::resolver::{ClientQuestion, Kept, Resolver};
+use crate::resolver::{Kept, Resolver};
+use crate::responder::{ClientQuestion, Responder};
 use crate::synthesis::Policy;
 use crate::trace::Trace;
 
@@ -98,7 +99,7 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// The running server. Its tasks live on the tokio runtime that [`Server::start`] ran in.
 pub struct Server {
-    resolver: Arc<ArcSwap<Resolver>>,
+    responder: Arc<ArcSwap<Responder>>,
     kept: Arc<Kept>,
     clock: Clock,
     listeners: Mutex<HashMap<SocketAddr, Listener>>,
@@ -133,9 +134,10 @@ impl Server {
         let cache = Cache::new(&config.limits, clock.clone());
         let kept = Arc::new(Kept::new(cache, &config.limits, ready));
         let pool = Pool::new(&config, clock.clone());
-        let resolver = Resolver::new(&config, policy, pool, kept.clone());
+        let resolver = Arc::new(Resolver::new(&config, pool, kept.clone()));
+        let responder = Responder::new(&config, policy, resolver, kept.clone());
         let server = Server {
-            resolver: Arc::new(ArcSwap::from_pointee(resolver)),
+            responder: Arc::new(ArcSwap::from_pointee(responder)),
             kept,
             clock,
             listeners: Mutex::default(),
@@ -170,8 +172,9 @@ impl Server {
             self.kept.cache.clear();
         }
         let pool = Pool::new(&config, self.clock.clone());
-        let resolver = Resolver::new(&config, policy, pool, self.kept.clone());
-        self.resolver.store(Arc::new(resolver));
+        let resolver = Arc::new(Resolver::new(&config, pool, self.kept.clone()));
+        let responder = Responder::new(&config, policy, resolver, self.kept.clone());
+        self.responder.store(Arc::new(responder));
         *current = config;
         Ok(())
     }
@@ -205,7 +208,7 @@ impl Server {
             client: IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
         };
         let mut trace = Trace::kept();
-        let (answer, outcome) = self.resolver.load_full().answer(asked, &mut trace).await;
+        let (answer, outcome) = self.responder.load_full().answer(asked, &mut trace).await;
         let mut steps = trace.into_steps();
         let records = answer.answers.len();
         steps.push(format!(
@@ -228,7 +231,7 @@ impl Server {
 
     /// Each upstream, and whether it answers.
     pub fn upstreams(&self) -> Vec<(Upstream, bool)> {
-        self.resolver.load().upstreams()
+        self.responder.load().resolver.upstreams()
     }
 
     /// The addresses served.
@@ -243,7 +246,7 @@ impl Server {
     fn listen(&self, addr: SocketAddr, config: &Config) -> Result<(), StartError> {
         let (tcp, udp) = bind(addr, &config.listen)?;
         let mut listener = hickory_server::Server::new(Handler {
-            resolver: self.resolver.clone(),
+            responder: self.responder.clone(),
             kept: self.kept.clone(),
             client_in_flight_max: config.limits.client_in_flight_max,
         });

@@ -1,0 +1,157 @@
+//! One question of a client from start to answer: local names, reverse names, synthesis.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{LowerName, Name, RData, RecordType};
+
+use crate::answer::{Answer, ExtendedErrorCode, Question};
+use crate::config::{Config, Network};
+use crate::local_names;
+use crate::metrics::Outcome;
+use crate::resolver::{Kept, Resolver, described};
+use crate::synthesis::{Next, Policy};
+use crate::trace::Trace;
+
+/// The answering side of one configuration.
+pub(crate) struct Responder {
+    policy: Policy,
+    synthesize_for: Vec<Network>,
+    allow_from: Vec<Network>,
+    pub(crate) resolver: Arc<Resolver>,
+    kept: Arc<Kept>,
+}
+
+/// A client's question, as far as the answer depends on it.
+pub(crate) struct ClientQuestion {
+    pub(crate) question: Question,
+    pub(crate) client: IpAddr,
+}
+
+impl Responder {
+    pub(crate) fn new(
+        config: &Config,
+        policy: Policy,
+        resolver: Arc<Resolver>,
+        kept: Arc<Kept>,
+    ) -> Responder {
+        Responder {
+            policy,
+            synthesize_for: config.synthesize_for.clone(),
+            allow_from: config.allow_from.clone(),
+            resolver,
+            kept,
+        }
+    }
+
+    /// Whether the client is answered at all.
+    pub(crate) fn allows(&self, client: SocketAddr) -> bool {
+        Network::any_contains(&self.allow_from, client.ip())
+    }
+
+    /// The answer to a client, and what it is counted as.
+    pub(crate) async fn answer(
+        &self,
+        asked: ClientQuestion,
+        trace: &mut Trace,
+    ) -> (Answer, Outcome) {
+        let ClientQuestion { question, client } = asked;
+        // RFC 6147 section 5.5: DO and CD together mean that the client validates by itself.
+        let validates = question.dnssec_ok && question.checking_disabled;
+        let served = Network::any_contains(&self.synthesize_for, client);
+        let synthesize = served && !validates;
+        if let Some(answer) = local_names::answer(&self.policy, &question, synthesize) {
+            trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
+            return (answer, Outcome::Local);
+        }
+        if question.qtype == RecordType::PTR
+            && let Some(target) = self.policy.reverse_target(&question.name)
+        {
+            return (self.reverse(&question, target, trace).await, Outcome::Local);
+        }
+        if question.qtype != RecordType::AAAA || !synthesize {
+            if question.qtype == RecordType::AAAA {
+                trace.step(|| match served {
+                    true => "the client validates by itself (DO and CD): no synthesis".into(),
+                    false => format!("no synthesis for client {client}"),
+                });
+            }
+            let answer = self.resolver.look_up(&question, trace).await;
+            let outcome = outcome_of(&answer, question.qtype);
+            return (answer, outcome);
+        }
+        self.answer_aaaa(question, trace).await
+    }
+
+    /// RFC 6147 sections 5.1 to 5.4.
+    async fn answer_aaaa(&self, mut question: Question, trace: &mut Trace) -> (Answer, Outcome) {
+        // CD without DO: the client will not validate, so what is synthesised has to be checked.
+        question.checking_disabled = false;
+        let aaaa = if self.policy.hides_aaaa(&question.name) {
+            trace.step(|| "real AAAA records of this name count as missing".into());
+            None
+        } else {
+            let answer = self.resolver.look_up(&question, trace).await;
+            match self.policy.after_aaaa(answer) {
+                Next::Answer(answer) => {
+                    trace.step(|| format!("no synthesis: {}", described(&answer)));
+                    let outcome = outcome_of(&answer, RecordType::AAAA);
+                    return (answer, outcome);
+                }
+                Next::AskA(answer) => Some(answer),
+            }
+        };
+        let a = self
+            .resolver
+            .look_up(&question.with_type(RecordType::A), trace)
+            .await;
+        let answer = self.policy.assemble(aaaa.as_ref(), a);
+        if !answer.has(RecordType::AAAA) {
+            trace.step(|| "no A record to synthesise from".into());
+            let outcome = outcome_of(&answer, RecordType::AAAA);
+            return (answer, outcome);
+        }
+        if !self.kept.ready.load(Ordering::Relaxed) {
+            trace.step(|| "the translator is not ready: no synthesis".into());
+            let text = "the NAT64 translator is not ready";
+            let refusal = Answer::failure(ExtendedErrorCode::NotReady, text);
+            return (refusal, Outcome::NotReady);
+        }
+        trace.step(|| format!("synthesised: {}", addresses(&answer)));
+        (answer, Outcome::Synthesized)
+    }
+
+    /// RFC 6147 section 5.3.1: a CNAME record into in-addr.arpa, with what is found there.
+    async fn reverse(&self, question: &Question, target: Name, trace: &mut Trace) -> Answer {
+        trace.step(|| format!("{} is under Pref64: CNAME to {target}", question.name));
+        let there = question.with_name(LowerName::new(&target));
+        let mut answer = match local_names::answer(&self.policy, &there, true) {
+            Some(answer) => answer,
+            None => self.resolver.look_up(&there, trace).await,
+        };
+        let cname = Policy::reverse_cname(&question.name, &target);
+        answer.answers.insert(0, cname);
+        answer.authentic = false;
+        answer
+    }
+}
+
+fn outcome_of(answer: &Answer, qtype: RecordType) -> Outcome {
+    match answer.rcode {
+        ResponseCode::NoError if answer.has(qtype) => Outcome::Answered,
+        ResponseCode::NoError if qtype == RecordType::ANY => Outcome::Answered,
+        ResponseCode::NoError => Outcome::NoData,
+        ResponseCode::NXDomain => Outcome::NxDomain,
+        _ => Outcome::ServFail,
+    }
+}
+
+fn addresses(answer: &Answer) -> String {
+    let aaaa = answer.answers.iter().filter_map(|r| match &r.data {
+        RData::AAAA(ip) => Some(format!("{} (TTL {})", ip.0, r.ttl)),
+        _ => None,
+    });
+    aaaa.collect::<Vec<String>>().join(", ")
+}
