@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
-test='tcpdump jq prometheus python3 python3-venv systemd'
+test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga'
 bench='valgrind'
 
 fail() {
@@ -44,9 +44,11 @@ need_packages() {
     [ -n "$missing" ] || return 0
 
     echo "make deps: installing$missing"
-    # The service that comes with Debian's Prometheus is not wanted: only the program is.
+    # The services that come with these packages are not wanted: only the programs are.
     unwanted=
-    case " $missing " in *" prometheus "*) unwanted=prometheus ;; esac
+    for service in prometheus coturn tayga; do
+        case " $missing " in *" $service "*) unwanted="$unwanted $service" ;; esac
+    done
     log=$(mktemp)
     # shellcheck disable=SC2086 # a list of names
     if ! { as_root apt-get update -qq &&
@@ -58,12 +60,13 @@ need_packages() {
     fi
     rm -f "$log"
     if [ -n "$unwanted" ] && [ -d /run/systemd/system ]; then
-        as_root systemctl disable --quiet --now "$unwanted" || fail "could not stop the service $unwanted"
+        # shellcheck disable=SC2086 # a list of names
+        as_root systemctl disable --quiet --now $unwanted || fail "could not stop the services$unwanted"
     fi
 }
 
-# scapy, the packet oracle of another origin, in a place of its own that `git clean` removes.
-need_scapy() {
+# scapy and the other Python packages of the tests, in a place of their own that `git clean` removes.
+need_python() {
     requirements=deploy/test/requirements.txt
     venv=.cache/python
     cmp -s "$requirements" "$venv/installed.txt" && return 0
@@ -85,8 +88,8 @@ need_rust
 case "${1:-all}" in
 build) need_packages $build ;;
 lab) need_packages $build $lab ;;
-test) need_packages $build $lab $test && need_scapy ;;
+test) need_packages $build $lab $test && need_python ;;
 bench) need_packages $build $bench ;;
-all) need_packages $build $lab $test $bench && need_scapy ;;
+all) need_packages $build $lab $test $bench && need_python ;;
 *) fail "unknown group «$1»: build, lab, test, bench or all" ;;
 esac

@@ -73,8 +73,7 @@ pub(super) fn udp_echo() -> Finding {
     )
 }
 
-/// Fragmented UDP is translated (RFC 6146 section 3.4); fragmented ICMP is not (RFC 7915 section
-/// 1.2), so there is no ping of this size.
+/// RFC 6146 section 3.4. Pings in fragments are among deploy/test/test_interoperation.py.
 pub(super) fn udp_fragments() -> Finding {
     let client = socket(Namespace::Client, CLIENT.into())?;
     let sent: Vec<u8> = (0..FRAGMENTED_LEN)
