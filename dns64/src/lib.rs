@@ -24,4 +24,4 @@ pub use config::{
     Config, Dnssec, Limits, Network, OnFailure, Protocol, Synthesize, Timeouts, Upstream,
 };
 pub use metrics::Metrics;
-pub use server::{Server, StartError};
+pub use server::{Server, Sockets, StartError};

@@ -121,11 +121,35 @@ impl Server {
         Server::start_with_clock(config, ready, Clock::real())
     }
 
+    /// As [`Server::start`], on sockets that [`Sockets::bind`] took for the same configuration.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start_on(
+        sockets: Sockets,
+        config: Config,
+        ready: Arc<AtomicBool>,
+    ) -> Result<Server, StartError> {
+        Server::start_parts(sockets, config, ready, Clock::real())
+    }
+
     /// As [`Server::start`], with the clock by which TTLs age.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub fn start_with_clock(
+        config: Config,
+        ready: Arc<AtomicBool>,
+        clock: Clock,
+    ) -> Result<Server, StartError> {
+        Server::start_parts(Sockets::bind(&config)?, config, ready, clock)
+    }
+
+    fn start_parts(
+        sockets: Sockets,
         config: Config,
         ready: Arc<AtomicBool>,
         clock: Clock,
@@ -143,8 +167,8 @@ impl Server {
             listeners: Mutex::default(),
             config: Mutex::new(config.clone()),
         };
-        for addr in &config.listen {
-            server.listen(*addr, &config)?;
+        for bound in sockets.0 {
+            server.listen(bound, &config)?;
         }
         Ok(server)
     }
@@ -158,7 +182,7 @@ impl Server {
         let policy = check(&config)?;
         let served: Vec<SocketAddr> = self.listeners().keys().copied().collect();
         for addr in config.listen.iter().filter(|addr| !served.contains(addr)) {
-            self.listen(*addr, &config)?;
+            self.listen(Bound::new(*addr, &config.listen)?, &config)?;
         }
         self.listeners().retain(|addr, listener| {
             let stays = config.listen.contains(addr);
@@ -243,8 +267,9 @@ impl Server {
         self.listeners.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn listen(&self, addr: SocketAddr, config: &Config) -> Result<(), StartError> {
-        let (tcp, udp) = bind(addr, &config.listen)?;
+    fn listen(&self, bound: Bound, config: &Config) -> Result<(), StartError> {
+        let addr = bound.addr;
+        let (tcp, udp) = bound.into_tokio()?;
         let mut listener = hickory_server::Server::new(Handler {
             responder: self.responder.clone(),
             kept: self.kept.clone(),
@@ -315,37 +340,77 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
     })
 }
 
-fn bind(addr: SocketAddr, all: &[SocketAddr]) -> Result<(TcpListener, UdpSocket), StartError> {
-    let failed = |protocol: Protocol| {
-        move |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::InUse { addr, protocol },
-            _ => StartError::Listen {
-                addr,
-                protocol,
-                source,
-            },
-        }
-    };
-    let tcp = bind_tcp(addr, all).map_err(failed(Protocol::Tcp))?;
-    let udp = bind_udp(addr, all).map_err(failed(Protocol::Udp))?;
-    Ok((tcp, udp))
+/// The sockets of every address to serve, taken before anything that the process would have to
+/// undo. Questions wait in them until [`Server::start_on`].
+#[derive(Debug)]
+pub struct Sockets(Vec<Bound>);
+
+impl Sockets {
+    /// Checks the configuration and binds every address.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn bind(config: &Config) -> Result<Sockets, StartError> {
+        check(config)?;
+        let bound = config.listen.iter();
+        let bound = bound.map(|addr| Bound::new(*addr, &config.listen));
+        Ok(Sockets(bound.collect::<Result<_, _>>()?))
+    }
 }
 
-fn bind_tcp(addr: SocketAddr, all: &[SocketAddr]) -> io::Result<TcpListener> {
+/// The two sockets of one address.
+#[derive(Debug)]
+struct Bound {
+    addr: SocketAddr,
+    tcp: Socket,
+    udp: Socket,
+}
+
+impl Bound {
+    fn new(addr: SocketAddr, all: &[SocketAddr]) -> Result<Bound, StartError> {
+        Ok(Bound {
+            addr,
+            tcp: bind_tcp(addr, all).map_err(failed(addr, Protocol::Tcp))?,
+            udp: bind_udp(addr, all).map_err(failed(addr, Protocol::Udp))?,
+        })
+    }
+
+    fn into_tokio(self) -> Result<(TcpListener, UdpSocket), StartError> {
+        let tcp = TcpListener::from_std(self.tcp.into());
+        let udp = UdpSocket::from_std(self.udp.into());
+        Ok((
+            tcp.map_err(failed(self.addr, Protocol::Tcp))?,
+            udp.map_err(failed(self.addr, Protocol::Udp))?,
+        ))
+    }
+}
+
+fn failed(addr: SocketAddr, protocol: Protocol) -> impl FnOnce(io::Error) -> StartError {
+    move |source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::InUse { addr, protocol },
+        _ => StartError::Listen {
+            addr,
+            protocol,
+            source,
+        },
+    }
+}
+
+fn bind_tcp(addr: SocketAddr, all: &[SocketAddr]) -> io::Result<Socket> {
     let socket = socket(addr, Type::STREAM, all)?;
     // Connections of a server before us, still in TIME_WAIT, do not keep the port.
     socket.set_reuse_address(true)?;
     socket.bind(&addr.into())?;
     socket.listen(TCP_BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
-fn bind_udp(addr: SocketAddr, all: &[SocketAddr]) -> io::Result<UdpSocket> {
+fn bind_udp(addr: SocketAddr, all: &[SocketAddr]) -> io::Result<Socket> {
     let socket = socket(addr, Type::DGRAM, all)?;
     socket.set_recv_buffer_size(UDP_BUFFER_BYTES)?;
     socket.set_send_buffer_size(UDP_BUFFER_BYTES)?;
     socket.bind(&addr.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
 }
 
 /// `[::]` serves IPv4 as well, unless an IPv4 address has the same port.

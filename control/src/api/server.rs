@@ -58,8 +58,15 @@ impl ApiSocket {
     /// One line that says what is in the way.
     pub fn take(path: &Path) -> Result<ApiSocket, Failure> {
         let shown = path.display();
-        let failed =
-            |error: io::Error| Failure::Failed(format!("cannot serve the API on {shown}: {error}"));
+        let failed = |error: io::Error| {
+            let text = format!("cannot serve the API on {shown}: {error}");
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => Failure::Privilege(format!(
+                    "{text}; run as root, or give [api] a socket where this user may write"
+                )),
+                _ => Failure::Failed(text),
+            }
+        };
         if let Ok(there) = std::fs::symlink_metadata(path) {
             if !there.file_type().is_socket() {
                 return Err(Failure::Failed(format!(

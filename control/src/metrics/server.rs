@@ -36,12 +36,19 @@ pub fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
                  or give [metrics] another listen",
                 addr.port()
             ),
+            std::io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE".to_owned()
+            }
             std::io::ErrorKind::AddrNotAvailable => {
                 "this machine does not have the address (`ip addr`)".to_owned()
             }
             _ => error.to_string(),
         };
-        Failure::Failed(format!("cannot serve metrics on {addr}: {hint}"))
+        let text = format!("cannot serve metrics on {addr}: {hint}");
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => Failure::Privilege(text),
+            _ => Failure::Failed(text),
+        }
     })
 }
 

@@ -8,7 +8,7 @@ pub mod memory;
 mod reload;
 mod surroundings;
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -81,10 +81,7 @@ struct Translator {
 
 fn serve(config: Config) -> Result<(), Failure> {
     start_log(&config);
-    let sockets = Sockets {
-        api: ApiSocket::take(&config.api_socket.value)?,
-        metrics: metrics::listen(config.metrics.value)?,
-    };
+    let sockets = Sockets::take(&config)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteSnapshot::builder().build(1)));
     let clock = MonotonicClock::start();
     let gateway = match config.has_nat64() {
@@ -103,6 +100,18 @@ fn serve(config: Config) -> Result<(), Failure> {
 struct Sockets {
     api: ApiSocket,
     metrics: TcpListener,
+    dns64: Option<gate64_dns64::Sockets>,
+}
+
+impl Sockets {
+    fn take(config: &Config) -> Result<Sockets, Failure> {
+        let dns64 = config.dns64.as_ref().map(gate64_dns64::Sockets::bind);
+        Ok(Sockets {
+            api: ApiSocket::take(&config.api_socket.value)?,
+            metrics: metrics::listen(config.metrics.value)?,
+            dns64: dns64.transpose().map_err(dns64_failure)?,
+        })
+    }
 }
 
 /// The workers, and how many sessions they have room for.
@@ -221,6 +230,18 @@ fn netlink_failure(error: NetlinkError) -> Failure {
     }
 }
 
+fn dns64_failure(error: gate64_dns64::StartError) -> Failure {
+    use gate64_dns64::StartError;
+    let text = error.to_string();
+    match error {
+        StartError::Listen { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Failure::Privilege(text)
+        }
+        StartError::InUse { .. } | StartError::Listen { .. } => Failure::Failed(text),
+        _ => Failure::Configuration(text),
+    }
+}
+
 /// Threads for control, kept off the workers' CPUs where there are others.
 fn runtime(worker_cpus: &[usize]) -> Result<Runtime, Failure> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -260,12 +281,12 @@ async fn serve_async(
         }
         None => (None, Vec::new()),
     };
-    let dns64 = match &config.dns64 {
-        Some(dns64) => Some(Arc::new(
-            gate64_dns64::Server::start(dns64.clone(), Arc::clone(&is_forwarding))
-                .map_err(|error| Failure::Failed(error.to_string()))?,
+    let dns64 = match (&config.dns64, sockets.dns64) {
+        (Some(dns64), Some(bound)) => Some(Arc::new(
+            gate64_dns64::Server::start_on(bound, dns64.clone(), Arc::clone(&is_forwarding))
+                .map_err(dns64_failure)?,
         )),
-        None => None,
+        _ => None,
     };
     let mut state = state(config, translator.as_ref(), dns64, is_forwarding);
     state.session_capacity = session_capacity;
