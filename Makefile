@@ -2,7 +2,7 @@
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 
-.PHONY: help deps build lab test test-rust test-deploy test-lab bench bench-instructions fuzz doc
+.PHONY: help deps build lab test test-rust test-conformance test-deploy test-lab bench bench-instructions fuzz doc
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -32,11 +32,17 @@ lab:
 # All parts run even when one fails; make then fails.
 test:
 	@./deploy/deps.sh test
-	@$(MAKE) --no-print-directory --keep-going test-rust test-deploy test-lab
+	@$(MAKE) --no-print-directory --keep-going test-rust test-conformance test-deploy test-lab
 
 # Unit, RFC, model and namespace tests. The namespace tests need root and fail without it.
 test-rust:
-	$(RUN_AS_ROOT) cargo test --workspace --no-fail-fast
+	@mkdir -p $(TARGET_DIR)
+	@{ $(RUN_AS_ROOT) cargo test --workspace --no-fail-fast 2>&1; echo $$? >$(TARGET_DIR)/tests.status; } | tee $(TARGET_DIR)/tests.log
+	@exit $$(cat $(TARGET_DIR)/tests.status)
+
+# docs/src/conformance: each requirement of the RFCs against the results of its tests.
+test-conformance: test-rust
+	cargo run --quiet --package gate64-conformance -- $(TARGET_DIR)/tests.log
 
 # What stands under deploy/ and docs/, against the running program, a real Prometheus and systemd.
 test-deploy: build

@@ -4,6 +4,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "rfc6146/section_3_1_bibs.rs"]
+mod section_3_1_bibs;
 #[path = "rfc6146/section_3_4_fragments.rs"]
 mod section_3_4_fragments;
 #[path = "rfc6146/section_3_5_2_tcp.rs"]

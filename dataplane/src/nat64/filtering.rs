@@ -9,12 +9,17 @@ use gate64_wire::checksum::Delta;
 use super::lifetime::{STATE_ICMP, STATE_UDP};
 use super::table::{HOP_NONE, Session, SessionRef, WheelRef};
 use super::tcp_state::TcpState;
-use super::{Context, Found, Hop, Nat64, PreparedV4, PreparedV6, mapped_of, opens_tcp, peer_of};
+use super::{
+    Context, Found, Hop, Nat64, PreparedV4, PreparedV6, is_global, mapped_of, opens_tcp, peer_of,
+};
 use crate::command::{BlockEvent, Event, SessionEvent};
 use crate::config::Filtering;
 use crate::counters;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, IcmpError, Refusal, Side};
+
+/// Ports below are well-known ones (RFC 6335 section 6).
+const WELL_KNOWN_PORTS: u16 = 1024;
 
 /// What the write needs to know of a BIB entry and session.
 #[derive(Debug, Clone, Copy)]
@@ -195,8 +200,7 @@ impl Nat64 {
         if self.config.filtering == Filtering::AddressDependent && !self.talks_to(bib, facts.src) {
             return Err(self.filtered(packet, one, context));
         }
-        // New sessions from IPv4 are embedded in the first prefix.
-        let pref64 = 0;
+        let pref64 = self.pref64_for(facts.src)?;
         let state = match one.protocol {
             Protocol::Udp => STATE_UDP,
             Protocol::Icmp => STATE_ICMP,
@@ -220,6 +224,18 @@ impl Nat64 {
             self.subscribers.get_mut(subscriber).refusals += 1;
         }
         Ok(Opened::Session(opened?))
+    }
+
+    /// The prefix in which the peer of a new session from IPv4 is embedded: the first that may
+    /// carry it (RFC 6052 section 3.1).
+    fn pref64_for(&self, remote: Ipv4Addr) -> Result<u8, Refusal> {
+        let is_bound = self.config.wkp_strict && !is_global(remote);
+        let mut prefixes = (0u8..).zip(&self.config.pref64);
+        let found = prefixes.find(|(_, pref64)| !(is_bound && pref64.is_well_known()));
+        match found {
+            Some((number, _)) => Ok(number),
+            None => Err(DropReason::WkpNonGlobal.into()),
+        }
     }
 
     /// RFC 6146 section 3.5.2.2: a filtered SYN is held, for the client's may be on its way.
@@ -439,12 +455,18 @@ impl Nat64 {
         subscriber: u32,
         context: &Context,
     ) -> Result<(TransportAddr4, u32), Refusal> {
-        let mut block = self.subscribers.get(subscriber).first_block;
-        while block != 0 {
-            if let Some(port) = self.blocks.allocate(block, protocol, wanted, context.tick) {
-                return self.transport_of(block, port);
+        let first = self.subscribers.get(subscriber).first_block;
+        // RFC 4787 REQ-3 a: in the range of the host's port where one is free, else in the other.
+        for of_same_range in [true, false] {
+            let mut block = first;
+            while block != 0 {
+                if self.is_of_range(block, wanted) == of_same_range
+                    && let Some(port) = self.blocks.allocate(block, protocol, wanted, context.tick)
+                {
+                    return self.transport_of(block, port);
+                }
+                block = self.blocks.get(block).next;
             }
-            block = self.blocks.get(block).next;
         }
         let block = self.new_block(subscriber, context)?;
         let port = self.blocks.allocate(block, protocol, wanted, context.tick);
@@ -454,6 +476,12 @@ impl Nat64 {
             IcmpError::AdminProhibited,
         ))?;
         self.transport_of(block, port)
+    }
+
+    /// Whether a block begins in the same range of ports, well-known or not, as this one lies in.
+    fn is_of_range(&self, block: u32, port: u16) -> bool {
+        let first = self.pool.block_start(block).map_or(0, |(_, _, port)| port);
+        (first < WELL_KNOWN_PORTS) == (port < WELL_KNOWN_PORTS)
     }
 
     fn transport_of(&self, block: u32, port: u16) -> Result<(TransportAddr4, u32), Refusal> {

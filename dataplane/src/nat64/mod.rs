@@ -21,6 +21,7 @@ pub mod plan;
 pub mod pool4;
 mod scratch;
 mod subscriber;
+mod suffix;
 mod syn_hold;
 mod table;
 pub mod tcp_state;
@@ -291,10 +292,16 @@ impl Nat64 {
             Side::V6 => self.prepare_v6(packet.bytes(), &mut place.v6),
             Side::V4 => self.prepare_v4(packet.bytes(), handed_off, &mut place.v4),
         };
-        place.kind = kind.unwrap_or_else(|refusal| {
-            let (verdict, hop) = self.refuse(packet, side, refusal, context);
-            Kind::Settled(verdict, hop)
-        });
+        place.kind = match kind {
+            Ok(kind) => kind,
+            Err(refusal) if side == Side::V6 && self.clear_suffix(packet, refusal) => {
+                return self.prepare(packet, side, handed_off, place, context);
+            }
+            Err(refusal) => {
+                let (verdict, hop) = self.refuse(packet, side, refusal, context);
+                Kind::Settled(verdict, hop)
+            }
+        };
     }
 
     #[inline]
@@ -359,11 +366,12 @@ impl Nat64 {
         Ok(Kind::V4)
     }
 
-    /// Which prefix the destination is in, and the IPv4 address inside it.
+    /// Which prefix the destination is in, and the IPv4 address inside it. Destinations with a
+    /// suffix are none of ours until [`Nat64::clear_suffix`] has cleared it.
     #[inline]
     fn pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
         for (number, pref64) in (0u8..).zip(&self.config.pref64) {
-            if let Some(remote) = pref64.extract(dst) {
+            if let Some(remote) = pref64.extract_exact(dst) {
                 return Ok((number, remote));
             }
         }

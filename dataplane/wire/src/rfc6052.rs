@@ -128,6 +128,14 @@ impl Pref64 {
         };
         Some(Ipv4Addr::new(a, b, c, d))
     }
+
+    /// As [`Pref64::extract`], but only of an address whose octet 8 and suffix are zero: one that
+    /// [`Pref64::embed`] makes.
+    #[inline]
+    pub fn extract_exact(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
+        let ip = self.extract(address)?;
+        (self.length == 96 || self.embed(ip) == address).then_some(ip)
+    }
 }
 
 const fn mask(length: u8) -> u128 {
@@ -182,6 +190,9 @@ mod tests {
         let pref64: Pref64 = "2001:db8:122::/48".parse().unwrap();
         let address: Ipv6Addr = "2001:db8:122:c000:ff02:21ff:ffff:ffff".parse().unwrap();
         assert_eq!(pref64.extract(address), Some(Ipv4Addr::new(192, 0, 2, 33)));
+        assert_eq!(pref64.extract_exact(address), None);
+        let exact = pref64.embed(Ipv4Addr::new(192, 0, 2, 33));
+        assert_eq!(pref64.extract_exact(exact), pref64.extract(exact));
     }
 
     #[test]
