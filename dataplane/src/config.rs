@@ -46,6 +46,15 @@ pub enum UdpChecksumZero {
     Drop,
 }
 
+/// Packets of protocols that a NAT64 does not translate (RFC 6146 section 3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownProtocol {
+    /// Answered with an ICMP error, and dropped.
+    Answer,
+    /// Dropped.
+    Drop,
+}
+
 /// How arriving layer 4 checksums are carried over, per interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum L4Checksum {
@@ -62,8 +71,12 @@ pub struct Lifetimes {
     pub udp: Duration,
     /// TCP_EST.
     pub tcp_established: Duration,
-    /// TCP_TRANS.
+    /// TCP_TRANS: after an RST, or after TCP_EST without packets.
     pub tcp_transitory: Duration,
+    /// TCP_TRANS of a connection that opens (RFC 7857 section 2.1).
+    pub tcp_opening: Duration,
+    /// TCP_TRANS of a connection that both sides have closed (RFC 7857 section 2.1).
+    pub tcp_closing: Duration,
     /// TCP_INCOMING_SYN.
     pub tcp_incoming_syn: Duration,
     /// ICMP_DEFAULT.
@@ -78,6 +91,8 @@ impl Default for Lifetimes {
             udp: Duration::from_secs(300),
             tcp_established: Duration::from_secs(7440),
             tcp_transitory: Duration::from_secs(240),
+            tcp_opening: Duration::from_secs(240),
+            tcp_closing: Duration::from_secs(240),
             tcp_incoming_syn: Duration::from_secs(6),
             icmp: Duration::from_secs(60),
             fragment: Duration::from_secs(2),
@@ -165,6 +180,8 @@ pub struct Nat64Config {
     pub traffic_class: TrafficClass,
     /// IPv4 UDP datagrams without a checksum.
     pub udp_checksum_zero: UdpChecksumZero,
+    /// Packets that are neither TCP, UDP nor ICMP.
+    pub unknown_protocol: UnknownProtocol,
     /// ICMP errors that one worker makes in a second.
     pub icmp_error_rate_max: u32,
     /// Source of ICMPv6 errors; `None`: the address of the interface they leave by.
@@ -195,6 +212,7 @@ impl Default for Nat64Config {
             mss_clamp: MssClamp::Auto,
             traffic_class: TrafficClass::Copy,
             udp_checksum_zero: UdpChecksumZero::Compute,
+            unknown_protocol: UnknownProtocol::Answer,
             icmp_error_rate_max: 1000,
             source_v6: None,
             source_v4: None,

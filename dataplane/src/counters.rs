@@ -73,6 +73,8 @@ counter_ids! {
     icmp_errors_suppressed: 2,
     /// ICMP errors translated, by the side they came from.
     icmp_errors_translated: 2,
+    /// Probes sent to the hosts of silent TCP connections.
+    tcp_probes: 1,
     /// Packets hairpinned.
     hairpinned: 1,
     /// Fragments received, by side.
@@ -83,7 +85,8 @@ counter_ids! {
     fragments_held: 1,
     /// SYN segments waiting at present.
     syn_held: 1,
-    /// Checksums that arrived as a bare pseudo-header sum (left to an offload that never happened), by side.
+    /// Packets that made a session and had a bare pseudo-header sum for a checksum (left to an
+    /// offload that never happened), by side.
     checksums_left_to_offload: 2,
     /// Frames received from other workers.
     handoff_received: 1,

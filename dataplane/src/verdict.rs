@@ -93,7 +93,7 @@ drop_reasons! {
     HopLimit "hop_limit" "Hop limit or TTL used up; answered with time exceeded.",
     RoutingHeader "routing_header" "A routing header with segments left (RFC 7915 section 5.1); answered with parameter problem.",
     SourceRoute "source_route" "An unexpired IPv4 source route (RFC 7915 section 4.1); answered with source route failed.",
-    UnknownProtocol "unknown_protocol" "Neither TCP, UDP nor ICMP; answered with unreachable.",
+    UnknownProtocol "unknown_protocol" "Neither TCP, UDP nor ICMP; answered with unreachable unless nat64.unknown_protocol = drop.",
     IcmpUntranslatable "icmp_untranslatable" "An ICMP message for which RFC 7915 has no counterpart.",
     IcmpInnerMalformed "icmp_inner_malformed" "The packet inside an ICMP error cannot be read.",
     IcmpNested "icmp_nested" "An ICMP error about an ICMP error (RFC 6146 section 3.4).",

@@ -170,6 +170,37 @@ fn a_request_crosses_and_its_answer_returns() {
     assert_eq!((steering[0].to_gate64_v6, steering[1].to_gate64_v4), (1, 1));
 }
 
+/// One-armed: clients and the Internet behind the same interface.
+#[test]
+fn both_sides_may_be_on_one_interface() {
+    let net = Net::up(1);
+    let server = IpAddr::from(SERVER);
+    let snapshot = RouteSnapshot::builder()
+        .port(port("f0", F0_MAC, None))
+        .route6(CLIENT, 32, Route::via(PortId(0), IpAddr::V6(VIA)))
+        .route4(Ipv4Addr::new(192, 0, 2, 0), 24, Route::on_link(PortId(0)))
+        .neighbor(PortId(0), IpAddr::V6(VIA), A0_MAC)
+        .neighbor(PortId(0), server, B0_MAC)
+        .build(1);
+    let routes = Arc::new(ArcSwap::from_pointee(snapshot));
+    let gateway = Net::within(&net.f, || {
+        let clock = MonotonicClock::start();
+        Gateway::start(&settings(), &[interface("f0")], &nat64(), &routes, clock)
+    });
+    let gateway = gateway.unwrap_or_else(|error| panic!("{error}"));
+    let a = RawLink::open(&net.a, "a0");
+    a.send(&ethernet(F0_MAC, A0_MAC, 0x86dd, &request(CLIENT, b"out")));
+    let frame = a.receive_where(from_pool).expect("it leaves where it came");
+    assert_eq!(frame[..12], [B0_MAC, F0_MAC].concat());
+    assert_eq!(&frame[42..], b"out");
+    let mut answer = answer_to(&frame, b"back");
+    answer[..6].copy_from_slice(&F0_MAC);
+    a.send(&answer);
+    let frame = a.receive_where(|frame| frame[..6] == A0_MAC && frame.ends_with(b"back"));
+    assert_eq!(frame.expect("it returns")[38..54], CLIENT.octets());
+    assert!(gateway.stop());
+}
+
 #[test]
 fn tags_are_read_and_written() {
     let bench = Bench::start(1, Some(7), true);

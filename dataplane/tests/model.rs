@@ -165,11 +165,11 @@ impl Pair {
 
     fn wait(&mut self, by: Duration) {
         self.gateway.advance(by);
-        let answered = self.naive.expire(self.gateway.now);
+        let sent = self.naive.expire(self.gateway.now);
         assert_eq!(
             self.gateway.outgoing().len(),
-            answered,
-            "port unreachable for held SYNs"
+            sent,
+            "port unreachable for held SYNs, and probes"
         );
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gate64_dataplane::config::{
     Filtering, Lifetimes, MssClamp, Nat64Config, SubscriberLimits, TrafficClass, UdpChecksumZero,
+    UnknownProtocol,
 };
 use gate64_wire::rfc6052::{Pref64, Pref64Error};
 use toml::de::DeValue;
@@ -33,6 +34,10 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>, is_needed: bool) -> N
         ("compute", UdpChecksumZero::Compute),
         ("drop", UdpChecksumZero::Drop),
     ];
+    let unknown_protocols = [
+        ("answer", UnknownProtocol::Answer),
+        ("drop", UnknownProtocol::Drop),
+    ];
     let config = Nat64Config {
         pref64: read_pref64(report, &mut table, is_needed),
         wkp_strict: table.flag(report, "wkp_strict", defaults.wkp_strict).value,
@@ -58,6 +63,14 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>, is_needed: bool) -> N
                 "udp_checksum_zero",
                 defaults.udp_checksum_zero,
                 &zeros,
+            )
+            .value,
+        unknown_protocol: table
+            .word(
+                report,
+                "unknown_protocol",
+                defaults.unknown_protocol,
+                &unknown_protocols,
             )
             .value,
         icmp_error_rate_max: table
@@ -252,6 +265,13 @@ fn read_lifetimes(report: &mut Report, mut table: Table<'_, '_>) -> Lifetimes {
         };
         read_lifetime(report, &mut table, &rule)
     };
+    let tcp_transitory = read(
+        "tcp_transitory",
+        d.tcp_transitory,
+        d.tcp_transitory,
+        LIFETIME_MAX,
+        "RFC 5382 REQ-5 and RFC 6146 section 4 (TCP_TRANS)",
+    );
     let lifetimes = Lifetimes {
         udp: read(
             "udp",
@@ -267,12 +287,21 @@ fn read_lifetimes(report: &mut Report, mut table: Table<'_, '_>) -> Lifetimes {
             LIFETIME_MAX,
             "RFC 5382 REQ-5 and RFC 6146 section 4 (TCP_EST)",
         ),
-        tcp_transitory: read(
-            "tcp_transitory",
-            d.tcp_transitory,
-            d.tcp_transitory,
+        tcp_transitory,
+        // RFC 7857 section 2.1: opening may be shorter than four minutes.
+        tcp_opening: read(
+            "tcp_opening",
+            tcp_transitory,
+            d.tcp_incoming_syn,
             LIFETIME_MAX,
-            "RFC 5382 REQ-5 and RFC 6146 section 4 (TCP_TRANS)",
+            "RFC 6146 section 4 (TCP_INCOMING_SYN)",
+        ),
+        tcp_closing: read(
+            "tcp_closing",
+            tcp_transitory,
+            d.tcp_closing,
+            LIFETIME_MAX,
+            "RFC 5382 REQ-5 (transitory connections)",
         ),
         tcp_incoming_syn: read(
             "tcp_incoming_syn",

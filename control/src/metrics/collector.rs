@@ -306,9 +306,14 @@ fn errors_and_fragments(state: &State) -> Vec<MetricFamily> {
         "SYN segments from the IPv4 side that wait for the other side (RFC 6146 section 3.5.2.2).",
     );
     syn.count(&[], state.total(counters::syn_held(0)));
+    let mut probes = Family::counter(
+        "gate64_tcp_probes_total",
+        "Probes sent to the hosts of silent TCP connections (RFC 6146 section 3.5.2.2).",
+    );
+    probes.count(&[], state.total(counters::tcp_probes(0)));
     let mut offload = Family::counter(
         "gate64_checksums_left_to_offload_total",
-        "Checksums that arrived as a bare pseudo-header sum: a peer leaves them to an offload that never happens.",
+        "Packets that made a session and whose checksum was a bare pseudo-header sum: a peer leaves it to an offload that never happens.",
     );
     by_direction(&mut offload, state, counters::checksums_left_to_offload);
     vec![
@@ -317,6 +322,7 @@ fn errors_and_fragments(state: &State) -> Vec<MetricFamily> {
         received.done(),
         created.done(),
         syn.done(),
+        probes.done(),
         offload.done(),
     ]
 }

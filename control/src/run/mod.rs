@@ -5,6 +5,7 @@
 
 mod events;
 pub mod memory;
+mod offload;
 mod reload;
 mod surroundings;
 
@@ -18,9 +19,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use gate64_dataplane::clock::MonotonicClock;
 use gate64_dataplane::config::Nat64Config;
+use gate64_dataplane::counters::checksums_left_to_offload;
 use gate64_dataplane::gateway::{self, Gateway, StartError};
 use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::route::RouteSnapshot;
+use gate64_dataplane::verdict::Side;
 use gate64_dataplane::worker::Idle;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +36,7 @@ use crate::exit::Failure;
 use crate::netlink::{NetlinkError, PortSpec, Router};
 use crate::state::{State, Watch, WorkerState};
 use crate::{check, machine, metrics};
+use offload::OffloadWarning;
 use surroundings::Kernel;
 
 /// How often workers are looked at.
@@ -413,13 +417,20 @@ async fn attend(state: &Arc<State>, translator: Option<&Translator>) -> Result<(
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut watch = Watch::begin(state, Instant::now());
+    let mut offload = OffloadWarning::default();
     notify_ready(state);
     loop {
         tokio::select! {
             _ = hangup.recv() => reload::reload(state, translator),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = look.tick() => look_after(state, translator, &mut watch)?,
+            _ = look.tick() => {
+                look_after(state, translator, &mut watch)?;
+                let count = |side: Side| state.total(checksums_left_to_offload(side.index()));
+                for text in offload.look(count) {
+                    tracing::warn!("{text}");
+                }
+            }
         }
     }
     tracing::info!("stops");

@@ -13,13 +13,13 @@ impl Nat64 {
     /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
     /// up to fifteen); returns how many were visited. Zero means that nothing is due.
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
-        let tick = now.tick();
+        let context = &Context::new(routes, now);
         // A clearing that goes on is work: the worker must not sleep over it.
         let mut visited = usize::from(self.work_off_clears());
         self.expire_fragments(budget, now);
-        self.expire_syns(budget, &Context::new(routes, now));
+        self.expire_syns(budget, context);
         while visited < budget {
-            let Some(due) = self.table.wheel.take_due(tick) else {
+            let Some(due) = self.table.wheel.take_due(context.tick) else {
                 break;
             };
             for &reference in due.references() {
@@ -31,37 +31,39 @@ impl Nat64 {
                 }
             }
             for &reference in due.references() {
-                self.visit(WheelRef::unpack(reference), now, tick);
+                self.visit(WheelRef::unpack(reference), context);
             }
             visited += due.references().len();
         }
         visited
     }
 
-    fn visit(&mut self, due: WheelRef, now: Instant, tick: Tick) {
+    fn visit(&mut self, due: WheelRef, context: &Context) {
         match due {
-            WheelRef::First(bib) => self.visit_session(SessionRef::First(bib), due, now, tick),
+            WheelRef::First(bib) => self.visit_session(SessionRef::First(bib), due, context),
             WheelRef::Extra(extra) => {
                 let bib = self.table.extra(extra).bib;
-                self.visit_session(SessionRef::Extra { extra, bib }, due, now, tick);
+                self.visit_session(SessionRef::Extra { extra, bib }, due, context);
             }
-            WheelRef::Block(block) => self.visit_block(block, now, tick),
+            WheelRef::Block(block) => self.visit_block(block, context.now, context.tick),
         }
     }
 
-    fn visit_session(&mut self, at: SessionRef, due: WheelRef, now: Instant, tick: Tick) {
+    fn visit_session(&mut self, at: SessionRef, due: WheelRef, context: &Context) {
+        let tick = context.tick;
         let session = self.table.session(at);
         let (state, created) = (session.state, session.seen);
         let over = self.lifetimes.over_at(state, Tick(created));
         if state == STATE_DEAD || over <= tick {
             if self.goes_transitory(at, tick) {
+                self.probe(at, context);
                 let over = self.lifetimes.over_at(TcpState::Trans as u8, tick);
                 self.table
                     .wheel
                     .arm(self.lifetimes.visit_at(over, tick), due.pack());
                 return;
             }
-            return self.end_session(at, now, tick);
+            return self.end_session(at, context.now, tick);
         }
         self.table
             .wheel
@@ -69,7 +71,7 @@ impl Nat64 {
     }
 
     /// RFC 6146 section 3.5.2.2: an established connection that said nothing for TCP_EST gets
-    /// TCP_TRANS more.
+    /// TCP_TRANS more, and a probe.
     fn goes_transitory(&mut self, at: SessionRef, tick: Tick) -> bool {
         let session = self.table.session_mut(at);
         if session.state != TcpState::Established as u8 {

@@ -11,6 +11,7 @@ use super::table::SessionRef;
 use super::way::Way;
 use super::{Context, Hop, Nat64, is_global};
 use crate::clock::Instant;
+use crate::config::UnknownProtocol;
 use crate::counters;
 use crate::packet::{LINK_HEADER_MAX, Packet};
 use crate::siit::{self, NextHopMtu};
@@ -283,6 +284,10 @@ impl Nat64 {
         context: &Context,
     ) -> (Verdict, Hop) {
         let dropped = (Verdict::Drop(reason), Hop::None);
+        let is_unknown = reason == DropReason::UnknownProtocol;
+        if is_unknown && self.config.unknown_protocol == UnknownProtocol::Drop {
+            return dropped;
+        }
         if !self.error_budget.take(context.now) {
             self.counters
                 .add(counters::icmp_errors_suppressed(side.index()), 1);

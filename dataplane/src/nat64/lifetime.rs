@@ -14,6 +14,10 @@ pub enum Lifetime {
     TcpEstablished,
     /// TCP_TRANS.
     TcpTransitory,
+    /// TCP_TRANS of a connection that opens.
+    TcpOpening,
+    /// TCP_TRANS of a connection that both sides have closed.
+    TcpClosing,
 }
 
 /// State octet of a UDP session. TCP states follow in [`super::tcp_state::TcpState`]; 0 is none.
@@ -43,6 +47,8 @@ impl LifetimeTable {
             Lifetime::Icmp => ticks(lifetimes.icmp),
             Lifetime::TcpEstablished => ticks(lifetimes.tcp_established),
             Lifetime::TcpTransitory => ticks(lifetimes.tcp_transitory),
+            Lifetime::TcpOpening => ticks(lifetimes.tcp_opening),
+            Lifetime::TcpClosing => ticks(lifetimes.tcp_closing),
         };
         let mut by_state = [0; STATES];
         for octet in 3..=9u8 {
@@ -52,7 +58,7 @@ impl LifetimeTable {
         by_state[usize::from(STATE_ICMP)] = by_name(Lifetime::Icmp);
         LifetimeTable {
             by_state,
-            revisit: ticks(lifetimes.tcp_transitory).max(1),
+            revisit: ticks(lifetimes.tcp_transitory.min(lifetimes.tcp_closing)).max(1),
         }
     }
 

@@ -15,10 +15,12 @@ mod icmp;
 mod invariants;
 mod lifetime;
 mod listing;
+mod offload;
 mod outbox;
 pub mod ownership;
 pub mod plan;
 pub mod pool4;
+mod probe;
 mod scratch;
 mod subscriber;
 mod suffix;
@@ -482,6 +484,9 @@ impl Nat64 {
             return Err(way::too_big_for_v4(way.mtu));
         }
         let mapping = self.filter_and_update_v6(one, found, way.hop, context)?;
+        if found.session.is_none() {
+            self.note_offload(packet.bytes(), Side::V6);
+        }
         let outgoing = Tuple4 {
             src: mapping.v4,
             dst: TransportAddr4 {
@@ -536,6 +541,9 @@ impl Nat64 {
         let way = self.way_v6(session, client.ip, context)?;
         let cut = self.fits_v6(packet, facts, way.mtu)?;
         let mapping = self.filter_and_update_v4(packet, one, bib, session, way.hop, context)?;
+        if session.is_none() {
+            self.note_offload(packet.bytes(), Side::V4);
+        }
         let is_query = one.protocol == Protocol::Icmp;
         let outgoing = Tuple6 {
             src: TransportAddr6 {

@@ -74,7 +74,9 @@ impl TcpState {
             TcpState::Established | TcpState::V4FinRcv | TcpState::V6FinRcv => {
                 Lifetime::TcpEstablished
             }
-            _ => Lifetime::TcpTransitory,
+            TcpState::V4Init | TcpState::V6Init => Lifetime::TcpOpening,
+            TcpState::V6FinV4FinRcv => Lifetime::TcpClosing,
+            TcpState::Trans | TcpState::Closed => Lifetime::TcpTransitory,
         }
     }
 
@@ -179,7 +181,7 @@ mod tests {
     fn rfc6146_section_3_5_2_2_half_closed_stays_on_tcp_est() {
         assert_eq!(TcpState::V4FinRcv.lifetime(), Lifetime::TcpEstablished);
         assert_eq!(TcpState::V6FinRcv.lifetime(), Lifetime::TcpEstablished);
-        assert_eq!(TcpState::V6FinV4FinRcv.lifetime(), Lifetime::TcpTransitory);
+        assert_eq!(TcpState::V6FinV4FinRcv.lifetime(), Lifetime::TcpClosing);
         assert_eq!(TcpState::Trans.lifetime(), Lifetime::TcpTransitory);
     }
 }

@@ -538,11 +538,12 @@ impl Naive {
         Ok(())
     }
 
-    /// Lets go of what is over; how many held SYNs are answered.
+    /// Lets go of what is over; how many packets that makes: answers to held SYNs, and probes of
+    /// connections whose TCP_EST has run out.
     pub fn expire(&mut self, now: Instant) -> usize {
         let tick = now.tick().0;
         let answered = self.held.values().filter(|held| held.0 <= now && held.1);
-        let answered = answered.count();
+        let mut sent = answered.count();
         self.held.retain(|_, held| held.0 > now);
         let mut gone = Vec::new();
         for (&(protocol, _), entry) in &mut self.bib {
@@ -552,6 +553,7 @@ impl Naive {
                 }
                 let goes_transitory = session.state == State::Established;
                 if goes_transitory {
+                    sent += 1;
                     *session = Session {
                         state: State::Trans,
                         seen: tick,
@@ -579,7 +581,7 @@ impl Naive {
         let idle = ticks(BLOCK_IDLE);
         self.blocks
             .retain(|key, block| used.contains(key) || block.empty_since + idle > tick);
-        answered
+        sent
     }
 }
 

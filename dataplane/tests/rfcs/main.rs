@@ -12,6 +12,7 @@ mod rfc6888;
 mod rfc7857;
 mod rfc7915_engine;
 mod rfc8021;
+mod tcp_probe;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
