@@ -123,8 +123,8 @@ pub struct State {
     pub surroundings: Box<dyn Surroundings>,
     /// The DNS64 server, if it runs.
     pub dns64: Option<Arc<gate64_dns64::Server>>,
-    /// Events for the log that were taken from the workers.
-    pub log_events: AtomicU64,
+    /// The log of allocations: whoever has something for it tells it here.
+    pub log: Arc<gate64_log::Bus>,
     /// Whether packets are taken: what DNS64 is told before it synthesises.
     pub is_forwarding: Arc<AtomicBool>,
 }

@@ -165,8 +165,21 @@ pub enum Command {
         /// The new one.
         config: Arc<Nat64Config>,
     },
+    /// What to tell the log from now on.
+    Log(LogMode),
     /// Leave the loop.
     Stop,
+}
+
+/// What a worker tells the log, and what it does while nobody can write it down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogMode {
+    /// Whether the beginning and end of every session is told.
+    pub sessions: bool,
+    /// How often every held block is told again; `None` for never.
+    pub relog_interval: Option<std::time::Duration>,
+    /// Whether what would have to be logged is refused.
+    pub refuse_new: bool,
 }
 
 /// What a worker tells control, over a bounded ring whose losses are counted.
@@ -176,6 +189,9 @@ pub enum Event {
     BlockAllocated(BlockEvent),
     /// A port block went back.
     BlockReleased(BlockEvent),
+    /// A port block is held still: told again at intervals, so that a reader who missed its
+    /// allocation learns of it.
+    BlockLive(BlockEvent),
     /// A session began (only where the session log is on).
     SessionCreated(SessionEvent),
     /// A session ended (only where the session log is on).

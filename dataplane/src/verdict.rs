@@ -110,6 +110,7 @@ drop_reasons! {
     SubscriberSessions "subscriber_sessions" "The subscriber has used up its sessions (subscriber.session_count_max).",
     SubscriberRate "subscriber_rate" "The subscriber opens sessions faster than subscriber.session_rate_max.",
     SubscribersFull "subscribers_full" "No room for another subscriber.",
+    LogFailing "log_failing" "The log cannot be written, and log.on_failure = refuse-new.",
     SessionTableFull "session_table_full" "The session table is full (dataplane.session_count_max).",
     PacketTooBig "packet_too_big" "Longer than the MTU of the next link; answered with packet too big or fragmentation needed.",
     FragmentUnmatched "fragment_unmatched" "A later fragment whose first did not come in time.",

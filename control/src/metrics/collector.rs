@@ -2,7 +2,6 @@
 //! first occurrence.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use gate64_dataplane::counters::{self, CounterId, HISTOGRAM_BUCKETS, drop_id};
 use gate64_dataplane::verdict::{DropReason, Side};
@@ -367,9 +366,9 @@ fn interfaces(state: &State) -> Vec<MetricFamily> {
 fn log(state: &State) -> Vec<MetricFamily> {
     let mut events = Family::counter(
         "gate64_log_events_total",
-        "Events of blocks and sessions that came from the workers.",
+        "Records of the log: blocks, sessions, alarms.",
     );
-    events.count(&[], state.log_events.load(Ordering::Relaxed));
+    events.count(&[], state.log.published());
     let mut lost = Family::counter(
         "gate64_log_events_lost_total",
         "Events that found their ring full.",

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use gate64_dataplane::clock::MonotonicClock;
+use gate64_dataplane::clock::{Clock as _, MonotonicClock};
 use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::counters::checksums_left_to_offload;
 use gate64_dataplane::gateway::{self, Gateway, StartError};
@@ -97,7 +97,7 @@ fn serve(config: Config) -> Result<(), Failure> {
         .map(|started| started.gateway.cpus())
         .unwrap_or_default();
     let runtime = runtime(&cpus)?;
-    runtime.block_on(serve_async(config, sockets, gateway, routes))
+    runtime.block_on(serve_async(config, sockets, gateway, routes, clock))
 }
 
 /// What others may hold: taken before an interface is touched.
@@ -273,6 +273,7 @@ async fn serve_async(
     sockets: Sockets,
     gateway: Option<Started>,
     routes: Arc<ArcSwap<RouteSnapshot>>,
+    clock: MonotonicClock,
 ) -> Result<(), Failure> {
     let is_forwarding = Arc::new(AtomicBool::new(gateway.is_none()));
     let session_capacity = gateway
@@ -292,7 +293,7 @@ async fn serve_async(
         )),
         _ => None,
     };
-    let mut state = state(config, translator.as_ref(), dns64, is_forwarding);
+    let mut state = state(config, translator.as_ref(), dns64, is_forwarding, clock);
     state.session_capacity = session_capacity;
     let state = Arc::new(state);
     let (stop, stopped) = watch::channel(false);
@@ -314,7 +315,7 @@ async fn serve_async(
         ),
     ];
     let pump = translator.as_ref().map(|translator| {
-        let pump = events::Pump::new(translator, Arc::clone(&state));
+        let pump = events::Pump::new(translator, clock, Arc::clone(&state));
         tokio::spawn(pump.run(std::mem::take(&mut events), until(stopped)))
     });
     let outcome = attend(&state, translator.as_ref()).await;
@@ -378,6 +379,7 @@ fn state(
     translator: Option<&Translator>,
     dns64: Option<Arc<gate64_dns64::Server>>,
     is_forwarding: Arc<AtomicBool>,
+    mut clock: MonotonicClock,
 ) -> State {
     let workers = translator.map_or_else(Vec::new, |translator| {
         let gateway = lock(&translator.gateway);
@@ -402,7 +404,7 @@ fn state(
         session_capacity: 0,
         surroundings: Box::new(Kernel::of(translator)),
         dns64,
-        log_events: AtomicU64::new(0),
+        log: Arc::new(gate64_log::Bus::new(clock.now().as_nanos())),
         is_forwarding,
     }
 }

@@ -94,7 +94,7 @@ pub fn state(dns64: Option<Arc<gate64_dns64::Server>>) -> Arc<State> {
         session_capacity: 1000,
         surroundings: Box::new(Elsewhere),
         dns64,
-        log_events: AtomicU64::new(9),
+        log: Arc::new(gate64_log::Bus::new(0)),
         is_forwarding: Arc::default(),
     })
 }
@@ -123,7 +123,7 @@ fn answer(number: u8, commands: &Receiver<Command>) {
                 let count = if is_all { SESSIONS_PER_WORKER } else { 1 };
                 reply.send(u64::from(count)).is_ok()
             }
-            Command::Reconfigure { .. } => true,
+            Command::Reconfigure { .. } | Command::Log(_) => true,
             Command::Stop => return,
         };
     }

@@ -18,6 +18,7 @@ impl Nat64 {
         let mut visited = usize::from(self.work_off_clears());
         self.expire_fragments(budget, now);
         self.expire_syns(budget, context);
+        self.relog_blocks(context.now);
         while visited < budget {
             let Some(due) = self.table.wheel.take_due(context.tick) else {
                 break;

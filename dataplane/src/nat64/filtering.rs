@@ -248,6 +248,9 @@ impl Nat64 {
     }
 
     fn may_open(&mut self, subscriber: u32, context: &Context) -> Result<(), Refusal> {
+        if self.log_sessions {
+            self.may_log()?;
+        }
         let now_ms = context.now.as_nanos() / 1_000_000;
         let allowed = self
             .subscribers
@@ -494,6 +497,7 @@ impl Nat64 {
 
     fn new_block(&mut self, subscriber: u32, context: &Context) -> Result<u32, Refusal> {
         let exhausted = Refusal::Reject(DropReason::PoolExhausted, IcmpError::AdminProhibited);
+        self.may_log()?;
         let one = self.subscribers.get(subscriber);
         if one.block_count >= self.config.subscriber.port_blocks_max {
             return Err(Refusal::Reject(

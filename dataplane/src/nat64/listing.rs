@@ -87,6 +87,7 @@ impl Nat64 {
                 }
             }
             Command::Reconfigure { config } => self.reconfigure(config),
+            Command::Log(mode) => self.set_log(mode, now.tick()),
             Command::Stop => {}
         }
     }

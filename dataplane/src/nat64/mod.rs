@@ -21,6 +21,7 @@ pub mod ownership;
 pub mod plan;
 pub mod pool4;
 mod probe;
+mod relog;
 mod scratch;
 mod subscriber;
 mod suffix;
@@ -48,6 +49,7 @@ pub use self::outbox::Outgoing;
 use self::ownership::Ownership;
 use self::plan::Shared;
 use self::pool4::{PoolMap, Slot};
+use self::relog::Relog;
 use self::scratch::Scratch;
 use self::subscriber::Subscribers;
 use self::syn_hold::SynHold;
@@ -237,6 +239,9 @@ pub struct Nat64 {
     syn_hold: SynHold,
     block_idle_ticks: u32,
     log_sessions: bool,
+    relog: Relog,
+    /// Nobody can write the log: what would have to be in it is refused.
+    refuse_new: bool,
     recompute_checksums: Vec<bool>,
     identification: u16,
     /// One for each packet of a burst.

@@ -13,6 +13,7 @@ use super::lifetime::LifetimeTable;
 use super::outbox::Outbox;
 use super::ownership::Ownership;
 use super::pool4::PoolMap;
+use super::relog::Relog;
 use super::subscriber::Subscribers;
 use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
@@ -260,6 +261,8 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         syn_hold: SynHold::new(),
         block_idle_ticks: ticks(config.subscriber.block_idle),
         log_sessions: settings.log_sessions,
+        relog: Relog::default(),
+        refuse_new: false,
         recompute_checksums: settings.recompute_checksums.clone(),
         identification: u16::try_from(rng.below(1 << 16)).unwrap_or(0),
         places: vec![Place::EMPTY; BATCH_FRAMES_MAX],
