@@ -16,14 +16,21 @@ pub(super) const BUFFER_LEN: usize = 2048;
 #[derive(Debug)]
 pub(super) struct Buffers {
     memory: Vec<u8>,
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
 /// A packet in a buffer. Neither `Copy` nor `Clone`: it has to be given back.
 #[derive(Debug)]
 pub(super) struct Stored {
-    buffer: usize,
+    buffer: u32,
     len: usize,
+}
+
+impl Stored {
+    /// The number of its buffer, which no other packet has at the same time.
+    pub fn number(&self) -> u32 {
+        self.buffer
+    }
 }
 
 impl Buffers {
@@ -31,7 +38,7 @@ impl Buffers {
     pub fn new(count: usize) -> Buffers {
         Buffers {
             memory: vec![0; count * BUFFER_LEN],
-            free: (0..count).collect(),
+            free: (0..u32::try_from(count).unwrap_or(u32::MAX)).collect(),
         }
     }
 
@@ -44,7 +51,7 @@ impl Buffers {
     /// `write` says no.
     pub fn store(&mut self, len: usize, write: impl FnOnce(&mut [u8]) -> bool) -> Option<Stored> {
         let &buffer = self.free.last()?;
-        let at = buffer * BUFFER_LEN;
+        let at = buffer as usize * BUFFER_LEN;
         if len > BUFFER_LEN || !write(&mut self.memory[at..at + len]) {
             return None;
         }
@@ -54,7 +61,7 @@ impl Buffers {
 
     /// The packet's octets.
     pub fn bytes(&self, stored: &Stored) -> &[u8] {
-        &self.memory[stored.buffer * BUFFER_LEN..][..stored.len]
+        &self.memory[stored.buffer as usize * BUFFER_LEN..][..stored.len]
     }
 
     /// Forgets the packet.

@@ -1,6 +1,6 @@
 //! Section 3.4: fragments are translated one by one, in whatever order they come.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use gate64_dataplane::counters;
@@ -270,12 +270,48 @@ fn one_source_cannot_fill_the_store() {
         let whole = udp6((host, 5000), (embedded(SERVER), 53), &PAYLOAD);
         cut_v6(&whole, id, &[40]).remove(1)
     };
-    for id in 0..64 {
-        assert_eq!(gateway.put(Side::V6, &later(HOST, id)), Outcome::Held);
+    for id in 0..192 {
+        // A subscriber has many addresses.
+        let host = Ipv6Addr::from(u128::from(HOST) + u128::from(id % 16));
+        assert_eq!(gateway.put(Side::V6, &later(host, id)), Outcome::Held);
     }
-    let refused = gateway.put(Side::V6, &later(HOST, 64));
+    let refused = gateway.put(Side::V6, &later(HOST, 192));
     assert_eq!(refused, Outcome::Dropped(DropReason::FragmentsFull));
     assert_eq!(gateway.put(Side::V6, &later(OTHER, 1)), Outcome::Held);
     assert_eq!(gateway.drops(Side::V6, DropReason::FragmentsFull), 1);
+    gateway.nat64.check_invariants();
+}
+
+#[test]
+fn packets_that_are_through_make_room() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    // More of one source than are followed at once, all within a moment.
+    for id in 0..2000 {
+        let parts = cut_v6(&whole, id, &[40, 80]);
+        assert_eq!(gateway.put(Side::V6, &parts[2]), Outcome::Held);
+        gateway.v6(&parts[0]);
+        assert_eq!(gateway.outgoing().len(), 1);
+        gateway.v6(&parts[1]);
+    }
+    assert_eq!(gateway.count(counters::fragments_held(0)), 0);
+    gateway.nat64.check_invariants();
+}
+
+#[test]
+fn packets_of_one_source_that_do_not_complete_leave_room_for_others() {
+    let mut gateway = Gateway::new(config());
+    let first = |host, id| {
+        let whole = udp6((host, 5000), (embedded(SERVER), 53), &PAYLOAD);
+        cut_v6(&whole, id, &[40]).remove(0)
+    };
+    for id in 0..1024 {
+        gateway.v6(&first(HOST, id));
+    }
+    let refused = gateway.put(Side::V6, &first(HOST, 1024));
+    assert_eq!(refused, Outcome::Dropped(DropReason::FragmentsFull));
+    gateway.v6(&first(OTHER, 1));
+    gateway.advance(Duration::from_millis(2001));
+    gateway.v6(&first(HOST, 1024));
     gateway.nat64.check_invariants();
 }
