@@ -307,9 +307,7 @@ fn it_stops_and_starts_again() {
     } = Bench::start(1, None, true);
     assert!(net.has_program());
     assert_eq!(gateway.failed_worker(), None);
-    let began = Instant::now();
     assert!(gateway.stop(), "all workers end in good order");
-    assert!(began.elapsed() < Duration::from_secs(5));
     assert!(!net.has_program());
     let again = Net::within(&net.f, || {
         let clock = MonotonicClock::start();

@@ -1,15 +1,10 @@
 //! ICMPv6 messages (RFC 4443, RFC 4884).
 
-use crate::facts::{L4Kind, ParseError};
+use crate::facts::L4Kind;
+pub use crate::icmp::{CHECKSUM_AT, HEADER_LEN, Header, IDENTIFIER_AT};
 
 /// Next header number.
 pub const PROTOCOL: u8 = 58;
-/// Octets in front of the body: type, code, checksum and four octets that depend on the type.
-pub const HEADER_LEN: usize = 8;
-/// Place of the checksum in the header.
-pub const CHECKSUM_AT: usize = 2;
-/// Place of an echo's identifier.
-pub const IDENTIFIER_AT: usize = 4;
 /// Place of the RFC 4884 length field, in units of 8 octets.
 pub const LENGTH_AT: usize = 4;
 
@@ -67,59 +62,12 @@ pub fn has_length_field(icmp_type: u8) -> bool {
     matches!(icmp_type, UNREACHABLE | TIME_EXCEEDED)
 }
 
-/// An ICMPv6 header's fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
-    /// Type.
-    pub icmp_type: u8,
-    /// Code.
-    pub code: u8,
-    /// Checksum as it stands there.
-    pub checksum: u16,
-    /// The four octets whose meaning depends on the type: identifier and sequence number of an
-    /// echo; length, MTU or pointer of an error.
-    pub rest: [u8; 4],
-}
-
-impl Header {
-    /// Reads the header.
-    ///
-    /// # Errors
-    /// [`ParseError::L4Truncated`].
-    #[inline]
-    pub fn parse(bytes: &[u8]) -> Result<Header, ParseError> {
-        let header: &[u8; HEADER_LEN] = bytes.first_chunk().ok_or(ParseError::L4Truncated)?;
-        let [icmp_type, code, c0, c1, rest @ ..] = *header;
-        Ok(Header {
-            icmp_type,
-            code,
-            checksum: u16::from_be_bytes([c0, c1]),
-            rest,
-        })
-    }
-
-    /// Writes the header.
-    #[inline]
-    pub fn write(&self, out: &mut [u8; HEADER_LEN]) {
-        out[0] = self.icmp_type;
-        out[1] = self.code;
-        out[2..4].copy_from_slice(&self.checksum.to_be_bytes());
-        out[4..].copy_from_slice(&self.rest);
-    }
-
-    /// Octets of the original datagram by the RFC 4884 length field; `None` if the field is
-    /// absent or zero, so that there are no extensions.
-    #[inline]
-    pub fn original_datagram_len(&self) -> Option<u16> {
-        let words = self.rest[0];
-        (has_length_field(self.icmp_type) && words != 0).then_some(u16::from(words) * 8)
-    }
-
-    /// The MTU of a packet too big, or the pointer of a parameter problem.
-    #[inline]
-    pub fn word(&self) -> u32 {
-        u32::from_be_bytes(self.rest)
-    }
+/// Octets of the original datagram by the RFC 4884 length field; `None` if the field is absent or
+/// zero, so that there are no extensions.
+#[inline]
+pub fn original_datagram_len(header: &Header) -> Option<u16> {
+    let words = header.rest[LENGTH_AT - 4];
+    (has_length_field(header.icmp_type) && words != 0).then_some(u16::from(words) * 8)
 }
 
 #[cfg(test)]
@@ -127,18 +75,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_is_read_and_written() {
-        let bytes = [2, 0, 0xab, 0xcd, 0, 0, 0x05, 0x00];
-        let header = Header::parse(&bytes).unwrap();
-        assert_eq!((header.icmp_type, header.code), (2, 0));
-        assert_eq!(header.word(), 1280);
-        assert_eq!(header.original_datagram_len(), None);
-        let mut out = [0; 8];
-        header.write(&mut out);
-        assert_eq!(out, bytes);
-        let unreachable = Header::parse(&[1, 4, 0, 0, 16, 0, 0, 0]).unwrap();
-        assert_eq!(unreachable.original_datagram_len(), Some(128));
-        assert_eq!(Header::parse(&bytes[..7]), Err(ParseError::L4Truncated));
+    fn length_field() {
+        let len = |icmp_type, rest| {
+            let header = Header {
+                icmp_type,
+                code: 0,
+                checksum: 0,
+                rest,
+            };
+            original_datagram_len(&header)
+        };
+        assert_eq!(len(UNREACHABLE, [16, 0, 0, 0]), Some(128));
+        assert_eq!(len(TIME_EXCEEDED, [17, 0, 0, 0]), Some(136));
+        assert_eq!(len(TIME_EXCEEDED, [0; 4]), None);
+        assert_eq!(len(PACKET_TOO_BIG, [16, 0, 5, 0]), None);
     }
 
     #[test]

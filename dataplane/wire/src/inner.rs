@@ -1,6 +1,7 @@
 //! The packet inside an ICMP error: read tolerantly, for routers quote as little as they like.
 
 use crate::facts::{Ipv4Facts, Ipv6Facts, L4Kind, ParseError};
+use crate::icmp::Header;
 use crate::{icmpv4, icmpv6};
 
 /// The IPv6 packet inside an ICMPv6 error.
@@ -37,8 +38,8 @@ impl InnerIpv6 {
     /// What is missing or wrong; [`ParseError::L4Truncated`] too if `outer` is no ICMP error.
     pub fn parse(packet: &[u8], outer: &Ipv6Facts) -> Result<InnerIpv6, ParseError> {
         let message = message(packet, outer.l4_offset, outer.len, outer.l4.kind)?;
-        let header = icmpv6::Header::parse(message)?;
-        let original = original(message, header.original_datagram_len())?;
+        let header = Header::parse(message)?;
+        let original = original(message, icmpv6::original_datagram_len(&header))?;
         Ok(InnerIpv6 {
             facts: Ipv6Facts::parse_quoted(original)?,
             at: outer.l4_offset + ICMP_HEADER_LEN,
@@ -56,8 +57,8 @@ impl InnerIpv4 {
     /// What is missing or wrong; [`ParseError::L4Truncated`] too if `outer` is no ICMP error.
     pub fn parse(packet: &[u8], outer: &Ipv4Facts) -> Result<InnerIpv4, ParseError> {
         let message = message(packet, outer.l4_offset, outer.len, outer.l4.kind)?;
-        let header = icmpv4::Header::parse(message)?;
-        let original = original(message, header.original_datagram_len())?;
+        let header = Header::parse(message)?;
+        let original = original(message, icmpv4::original_datagram_len(&header))?;
         Ok(InnerIpv4 {
             facts: Ipv4Facts::parse_quoted(original)?,
             at: outer.l4_offset + ICMP_HEADER_LEN,

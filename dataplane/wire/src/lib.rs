@@ -8,6 +8,7 @@ pub mod addr;
 pub mod checksum;
 pub mod ethernet;
 pub mod facts;
+pub mod icmp;
 pub mod icmpv4;
 pub mod icmpv6;
 pub mod inner;
