@@ -115,7 +115,7 @@ pub const fn drop_id(side: Side, reason: DropReason) -> CounterId {
 }
 
 /// A worker's own counters: plain numbers, no sharing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
     values: Box<[u64; COUNTER_COUNT]>,
 }

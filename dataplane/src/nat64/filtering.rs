@@ -50,7 +50,23 @@ impl Nat64 {
             },
         };
         let seen = found.session.is_some().then_some(one.facts.l4.tcp_flags);
-        Ok(self.refresh(at, Side::V6, one.protocol, seen, hop, context))
+        let mapping = self.refresh(at, Side::V6, one.protocol, seen, hop, context);
+        if mapping.pref64 == one.pref64 {
+            return Ok(mapping);
+        }
+        Ok(self.follow_pref64(at, one))
+    }
+
+    /// The client reaches its peer by another prefix than before: the session is the same in IPv4,
+    /// and its answers come from the prefix used last.
+    #[cold]
+    fn follow_pref64(&mut self, at: SessionRef, one: &PreparedV6) -> Mapping {
+        let port = one.facts.l4.dst_port;
+        let mapping = self.stateless(at.bib(), one.remote, port, one.pref64, one.protocol);
+        let (_, session) = self.table.touch(at);
+        session.pref64 = mapping.pref64;
+        session.delta = mapping.delta.bits();
+        mapping
     }
 
     /// A packet from IPv4 to a BIB entry: finds or makes the session if filtering lets it pass.

@@ -392,7 +392,9 @@ impl Nat64 {
         if self.remote_of(src).is_some() {
             return Err(DropReason::SourceInPref64.into());
         }
-        if src.is_unspecified() || src.is_loopback() || src.is_multicast() {
+        // RFC 4291 section 2.5.6: a router does not forward packets with link-local sources.
+        let is_near = src.is_loopback() || src.is_unicast_link_local();
+        if src.is_unspecified() || is_near || src.is_multicast() {
             return Err(DropReason::SourceMartian.into());
         }
         if !may_be_source(remote) {

@@ -7,6 +7,7 @@ mod rfc4787;
 mod rfc5382;
 mod rfc5508;
 mod rfc6052;
+mod rfc6052_several;
 mod rfc6791;
 mod rfc6888;
 mod rfc7857;

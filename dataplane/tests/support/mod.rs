@@ -16,6 +16,8 @@ use gate64_dataplane::packet::Frame;
 use gate64_dataplane::route::{Port, PortId, Route, RouteSnapshot};
 use gate64_dataplane::verdict::{DropReason, Side, Verdict, WorkerId};
 
+pub mod fragments;
+
 /// The client most tests use.
 pub const HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
 /// Another host of another subscriber.
@@ -156,6 +158,16 @@ impl Gateway {
 
     /// Puts a burst through.
     pub fn burst(&mut self, packets: &[(Side, &[u8])]) -> Vec<Outcome> {
+        self.burst_from(packets, false)
+    }
+
+    /// Puts one IP packet through that another worker has handed over.
+    pub fn put_handed_off(&mut self, side: Side, bytes: &[u8]) -> Outcome {
+        let mut done = self.burst_from(&[(side, bytes)], true);
+        done.pop().expect("one outcome")
+    }
+
+    fn burst_from(&mut self, packets: &[(Side, &[u8])], handed_off: bool) -> Vec<Outcome> {
         let mut batch = Batch::default();
         for (side, bytes) in packets {
             let mut frame = self.free.pop().expect("a free frame");
@@ -164,7 +176,7 @@ impl Gateway {
             batch.items.push(Item {
                 frame,
                 side: *side,
-                handed_off: false,
+                handed_off,
                 port,
                 verdict: Verdict::Hold,
                 hop: Hop::None,
@@ -191,6 +203,37 @@ impl Gateway {
             Verdict::Hold => Outcome::Held,
             Verdict::Handoff { worker, side } => Outcome::HandedOff(worker, side, bytes),
         }
+    }
+
+    /// The packet is dropped: that is counted, nothing else is, and nothing has changed.
+    #[track_caller]
+    pub fn refuses(&mut self, side: Side, bytes: &[u8], reason: DropReason) {
+        let mut expected = self.nat64.counters().clone();
+        expected.add(counters::drop_id(side, reason), 1);
+        let outcome = self.put(side, bytes);
+        assert_eq!(outcome, Outcome::Dropped(reason), "{bytes:02x?}");
+        assert!(*self.nat64.counters() == expected, "more than {reason:?}");
+        assert_eq!(self.outgoing(), []);
+        self.nat64.check_invariants();
+    }
+
+    /// The packet is dropped and answered: both are counted, nothing else is, and nothing has
+    /// changed. Gives type, code and the four octets behind the checksum of the ICMP error, which
+    /// quotes the packet.
+    #[track_caller]
+    pub fn rejects(&mut self, side: Side, bytes: &[u8], reason: DropReason) -> (u8, u8, [u8; 4]) {
+        let mut expected = self.nat64.counters().clone();
+        expected.add(counters::drop_id(side, reason), 1);
+        expected.add(counters::icmp_errors_generated(side.index()), 1);
+        let answer = self.put(side, bytes).sent(side);
+        assert!(*self.nat64.counters() == expected, "more than {reason:?}");
+        assert_eq!(self.outgoing(), []);
+        self.nat64.check_invariants();
+        packets::judged(&answer);
+        let at = if side == Side::V6 { 40 } else { 20 };
+        assert_eq!(answer[at + 8..], bytes[..answer.len() - at - 8], "quoted");
+        let rest = answer[at + 4..at + 8].try_into().expect("four octets");
+        (answer[at], answer[at + 1], rest)
     }
 
     /// A frame for a burst made by hand.
@@ -310,6 +353,79 @@ pub mod packets {
         let mut bytes = Vec::new();
         builder.write(&mut bytes, payload).expect("a packet");
         bytes
+    }
+
+    /// An ICMPv4 error with any type, code, second word and body.
+    pub fn error4(
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        (kind, code): (u8, u8),
+        rest: [u8; 4],
+        body: &[u8],
+    ) -> Vec<u8> {
+        let builder = PacketBuilder::ipv4(src.octets(), dst.octets(), 64);
+        let mut bytes = Vec::new();
+        builder
+            .icmpv4_raw(kind, code, rest)
+            .write(&mut bytes, body)
+            .expect("a packet");
+        bytes
+    }
+
+    /// An ICMPv6 error with any type, code, second word and body.
+    pub fn error6(
+        (src, dst): (Ipv6Addr, Ipv6Addr),
+        (kind, code): (u8, u8),
+        rest: [u8; 4],
+        body: &[u8],
+    ) -> Vec<u8> {
+        let builder = PacketBuilder::ipv6(src.octets(), dst.octets(), 64);
+        let mut bytes = Vec::new();
+        builder
+            .icmpv6_raw(kind, code, rest)
+            .write(&mut bytes, body)
+            .expect("a packet");
+        bytes
+    }
+
+    /// The textbook sum of 16-bit words, modulo 65535: an odd last octet stands for the upper half.
+    pub fn sum(bytes: &[u8]) -> u64 {
+        let word = |pair: &[u8]| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0));
+        bytes.chunks(2).map(word).sum::<u64>() % 0xffff
+    }
+
+    /// Makes the IPv4 header's checksum right, for as many octets as its IHL says or there are.
+    pub fn repair4(bytes: &mut [u8]) {
+        let header = (usize::from(bytes[0] & 0xf) * 4).min(bytes.len());
+        bytes[10..12].fill(0);
+        let checksum = u16::try_from(0xffff - sum(&bytes[..header])).expect("16 bits");
+        bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    /// Says another length in the IP header, whose checksum is made right.
+    pub fn with_length(bytes: &[u8], len: usize) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        let len = u16::try_from(len).expect("16 bits").to_be_bytes();
+        if bytes[0] >> 4 == 6 {
+            bytes[4..6].copy_from_slice(&len);
+        } else {
+            bytes[2..4].copy_from_slice(&len);
+            repair4(&mut bytes);
+        }
+        bytes
+    }
+
+    /// By how much the upper-layer checksum of a packet without extension headers or options is
+    /// wrong, modulo 65535.
+    pub fn checksum_error(bytes: &[u8]) -> u64 {
+        let (at, protocol, addresses) = match bytes[0] >> 4 {
+            6 => (40, bytes[6], 8..40),
+            _ => (20, bytes[9], 12..20),
+        };
+        let pseudo = match protocol {
+            1 => 0,
+            _ => sum(&bytes[addresses]) + u64::from(protocol) + (bytes.len() - at) as u64,
+        };
+        (sum(&bytes[at..]) + pseudo) % 0xffff
     }
 
     /// Checks every length and checksum with the crate and gives source port, destination port

@@ -175,7 +175,8 @@ impl Ipv6Facts {
     #[cold]
     fn walk(&mut self, packet: &[u8]) -> Result<(), ParseError> {
         let mut at = HEADER_LEN;
-        for _ in 0..EXTENSION_HEADERS_MAX {
+        // Once more than there are headers: the last turn finds the upper layer.
+        for _ in 0..=EXTENSION_HEADERS_MAX {
             let rest = packet.get(at..).ok_or(ParseError::ExtensionHeaders)?;
             let len = match self.protocol {
                 // RFC 8200 section 4.1: hop-by-hop options stand right behind the IPv6 header.

@@ -4,6 +4,7 @@
 use gate64_wire::checksum::{Delta, Sum, pseudo_header_v4};
 use gate64_wire::facts::{Ipv4Facts, Ipv6Facts, L4Kind};
 
+use super::super::protocol_of;
 use super::store::Place;
 use super::{Context, Hop, Known, Nat64};
 use crate::packet::Packet;
@@ -28,7 +29,7 @@ impl Nat64 {
             first,
             side,
             |nat64, packet| {
-                mend_first(packet, side, whole)?;
+                nat64.mend(packet, side, whole)?;
                 let done = nat64.first(packet, side, context)?;
                 known = done.2;
                 Ok((done.0, done.1))
@@ -57,6 +58,19 @@ impl Nat64 {
                 self.first_v4(packet, &facts, context)
             }
         }
+    }
+
+    /// Writes into the first fragment what needs all of them. Where another worker owns the
+    /// session, it gathers them again and does that itself.
+    fn mend(&self, packet: &mut Packet, side: Side, whole: (Sum, u16)) -> Result<(), Refusal> {
+        if side == Side::V4 {
+            let facts = Ipv4Facts::parse(packet.bytes())?;
+            let protocol = protocol_of(facts.l4.kind)?;
+            if self.owner_of(&facts, protocol) != self.worker {
+                return Ok(());
+            }
+        }
+        mend_first(packet, side, whole)
     }
 
     /// Sum over the payloads of all fragments, and its length.

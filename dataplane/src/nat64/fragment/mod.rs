@@ -119,13 +119,7 @@ impl Nat64 {
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
         if let Some(worker) = self.gatherer(facts, gathered) {
-            return Ok((
-                Verdict::Handoff {
-                    worker,
-                    side: Side::V4,
-                },
-                Hop::None,
-            ));
+            return Ok(self.hand_off(worker, Side::V4));
         }
         self.counters
             .add(counters::fragments_received(Side::V4.index()), 1);
@@ -155,6 +149,12 @@ impl Nat64 {
         };
         self.forget_complete(place);
         done
+    }
+
+    /// The worker that has the session of a first fragment from IPv4.
+    fn owner_of(&self, facts: &Ipv4Facts, protocol: Protocol) -> WorkerId {
+        self.ownership
+            .of_v4(&self.pool, facts.dst, facts.l4.dst_port, protocol)
     }
 
     /// The worker that a fragment from IPv4 has to go to first, if it is not this one. Where
@@ -276,15 +276,10 @@ impl Nat64 {
         context: &Context,
     ) -> Result<(Verdict, Hop, Known), Refusal> {
         let protocol = super::protocol_of(facts.l4.kind)?;
-        let owner = self
-            .ownership
-            .of_v4(&self.pool, facts.dst, facts.l4.dst_port, protocol);
+        let owner = self.owner_of(facts, protocol);
         if owner != self.worker {
-            let verdict = Verdict::Handoff {
-                worker: owner,
-                side: Side::V4,
-            };
-            return Ok((verdict, Hop::None, Known::Elsewhere(owner)));
+            let (verdict, hop) = self.hand_off(owner, Side::V4);
+            return Ok((verdict, hop, Known::Elsewhere(owner)));
         }
         let slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
         let one = super::PreparedV4 {
@@ -430,13 +425,7 @@ impl Nat64 {
         let (src, dst, hop, mtu) = match known {
             Known::V6 { src, dst, hop, mtu } => (src, dst, hop, mtu),
             Known::Elsewhere(worker) => {
-                return Ok((
-                    Verdict::Handoff {
-                        worker,
-                        side: Side::V4,
-                    },
-                    Hop::None,
-                ));
+                return Ok(self.hand_off(worker, Side::V4));
             }
             _ => return Err(DropReason::FragmentUnmatched.into()),
         };
