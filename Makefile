@@ -63,12 +63,16 @@ bench-instructions:
 	@./deploy/deps.sh bench
 	cargo bench --package gate64-benches --bench instructions
 
-# Each target for FUZZ_SECONDS; needs rustup's nightly compiler and `cargo install cargo-fuzz`.
+# Each target for FUZZ_SECONDS, from the inputs that are kept. The sanitizers are unstable options of
+# the compiler: RUSTC_BOOTSTRAP lets the stable one take them, so that no nightly has to be there.
 FUZZ_SECONDS ?= 600
 fuzz:
-	@./deploy/deps.sh build
-	cd dataplane && for target in v6_packets v4_packets operations; do \
-		cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=512 || exit; \
+	@./deploy/deps.sh fuzz
+	@for target in v6_packets v4_packets operations; do \
+		mkdir -p dataplane/fuzz/corpus/$$target && \
+		(cd dataplane && PATH="$$PATH:$(CURDIR)/.cache/cargo/bin" RUSTC_BOOTSTRAP=1 \
+			cargo fuzz run --target-dir $(TARGET_DIR)/fuzz $$target fuzz/corpus/$$target fuzz/inputs/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=512 -print_final_stats=1) || exit; \
 	done
 
 doc:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what a fresh Debian or Ubuntu lacks for one job: deps.sh build|lab|test|bench|all
+# Installs what a fresh Debian or Ubuntu lacks for one job: deps.sh build|lab|test|bench|fuzz|all
 # Touches nothing when all is there; needs root (or sudo) only when something is missing.
 set -eu
 
@@ -9,6 +9,7 @@ build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
 test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga'
 bench='valgrind'
+fuzz='g++'
 
 fail() {
     echo "make deps: $*" >&2
@@ -83,6 +84,21 @@ need_python() {
     cp "$requirements" "$venv/installed.txt"
 }
 
+# The driver of the fuzz targets, in a place of its own unless the user has it already.
+need_cargo_fuzz() {
+    if command -v cargo-fuzz >/dev/null || [ -x .cache/cargo/bin/cargo-fuzz ]; then
+        return 0
+    fi
+    echo "make deps: installing cargo-fuzz into .cache/cargo"
+    log=$(mktemp)
+    if ! cargo install --quiet --locked --root .cache/cargo cargo-fuzz >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        fail "could not install cargo-fuzz (above: cargo's last lines)"
+    fi
+    rm -f "$log"
+}
+
 need_rust
 # shellcheck disable=SC2086 # lists of names
 case "${1:-all}" in
@@ -90,6 +106,7 @@ build) need_packages $build ;;
 lab) need_packages $build $lab ;;
 test) need_packages $build $lab $test && need_python ;;
 bench) need_packages $build $bench ;;
+fuzz) need_packages $build $fuzz && need_cargo_fuzz ;;
 all) need_packages $build $lab $test $bench && need_python ;;
-*) fail "unknown group «$1»: build, lab, test, bench or all" ;;
+*) fail "unknown group «$1»: build, lab, test, bench, fuzz or all" ;;
 esac
