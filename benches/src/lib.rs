@@ -1,7 +1,8 @@
 //! The tester of RFC 9693 and RFC 8219 (`gate64 bench`), and the benches.
 //!
 //! [`engine::run`] measures the engine in memory, against itself at other sizes and against
-//! re-implementations of other translators' algorithms; [`instructions`] counts instructions.
+//! re-implementations of other translators' algorithms; [`instructions`] counts instructions;
+//! [`tester`] measures this translator or any other from outside.
 
 mod contender;
 pub mod engine;
@@ -15,6 +16,7 @@ mod jool;
 mod lifecycle;
 mod measure;
 pub mod report;
+pub mod tester;
 mod vpp;
 mod workers;
 

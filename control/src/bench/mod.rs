@@ -1,5 +1,7 @@
 //! `gate64 bench`: the command line of the measurements in `gate64-benches`.
 
+mod tester;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -30,6 +32,19 @@ pub enum BenchWhat {
         #[arg(long, value_name = "N", default_value_t = workers_default(), value_parser = clap::value_parser!(u8).range(1..))]
         workers: u8,
     },
+    /// Sessions after RFC 9693: establishment, throughput, tear-down, capacity
+    Rfc9693(tester::Rfc9693Args),
+    /// Packets after RFC 8219: throughput, frame loss, latency, delay variation
+    Rfc8219(tester::Rfc8219Args),
+    /// A null device: forwards benchmarking frames between two interfaces and translates nothing
+    Forward {
+        /// One interface and where its frames go: the tester's MAC address behind it
+        #[arg(num_args = 2, value_names = ["IF", "MAC"], required = true)]
+        one: Vec<String>,
+        /// The other
+        #[arg(long, num_args = 2, value_names = ["IF", "MAC"], required = true)]
+        and: Vec<String>,
+    },
     /// What callgrind counts
     #[command(hide = true)]
     Probe {
@@ -54,6 +69,9 @@ pub fn run(args: &BenchArgs) -> ExitCode {
             json,
             workers,
         } => measure(*quick, *json, usize::from(*workers)),
+        BenchWhat::Rfc9693(args) => tester::rfc9693(args),
+        BenchWhat::Rfc8219(args) => tester::rfc8219(args),
+        BenchWhat::Forward { one, and } => tester::forward(one, and),
         BenchWhat::Probe { case } => probe(case),
     };
     match done {

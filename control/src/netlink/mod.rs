@@ -6,7 +6,7 @@
 
 mod follow;
 mod keeper;
-mod kernel;
+pub(crate) mod kernel;
 mod monitor;
 mod ports;
 mod rib;

@@ -204,7 +204,7 @@ fn start_gateway(
     })
 }
 
-fn gateway_failure(error: StartError) -> Failure {
+pub(crate) fn gateway_failure(error: StartError) -> Failure {
     let text = error.to_string();
     match error {
         StartError::MissingPrivilege { .. }

@@ -1,0 +1,215 @@
+//! Test frames: UDP with a mark, the run, the flow and the time of sending in its payload.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use gate64_wire::checksum::{Sum, pseudo_header_v4, pseudo_header_v6};
+
+use super::flow::Endpoint;
+
+/// Octets of the mark, run, flow and time: what the smallest IPv4 frame has behind UDP.
+pub const TAG_LEN: usize = 18;
+const MARK: [u8; 4] = *b"g64t";
+const ETHERNET_LEN: usize = 14;
+const UDP_LEN: usize = 8;
+const UDP: u8 = 17;
+/// Octets of the longest frame, without frame check sequence.
+pub const FRAME_LEN_MAX: usize = 1538;
+/// Octets of the frame check sequence, which RFC 2544 counts as the frame's.
+pub const FCS_LEN: usize = 4;
+/// Octets of the smallest frame on the IPv6 side (RFC 8219 section 5.1.1: 64 on the IPv4 side, 20 more).
+pub const FRAME_OCTETS_MIN: usize = ETHERNET_LEN + 40 + UDP_LEN + TAG_LEN + FCS_LEN;
+const _: () = assert!(FRAME_OCTETS_MIN == 84);
+
+/// What a test frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// Which run, so that late frames of an earlier one do not count.
+    pub run: u16,
+    /// Which flow.
+    pub flow: u32,
+    /// When it was sent, in nanoseconds of the ports' clock.
+    pub sent_at: u64,
+}
+
+/// Octets of payload of frames that are `frame_octets` long on the IPv6 side, check sequence included.
+pub fn payload_len(frame_octets: usize) -> usize {
+    frame_octets.saturating_sub(FRAME_OCTETS_MIN) + TAG_LEN
+}
+
+/// Writes a frame; gives its length without check sequence. `link` is destination and source.
+pub fn write(
+    out: &mut [u8; FRAME_LEN_MAX],
+    link: &[u8; 12],
+    (src, dst): (Endpoint, Endpoint),
+    tag: &Tag,
+    payload_len: usize,
+) -> usize {
+    let udp_len = u16::try_from(UDP_LEN + payload_len).unwrap_or(u16::MAX);
+    out[..12].copy_from_slice(link);
+    let (l4_at, pseudo) = match (src.ip, dst.ip) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => write_ipv6(out, src, dst, udp_len),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => write_ipv4(out, src, dst, udp_len),
+        _ => unreachable!("both ends of a frame are of one family"),
+    };
+    let end = l4_at + UDP_LEN + payload_len;
+    let l4 = &mut out[l4_at..end];
+    l4[..2].copy_from_slice(&src.port.to_be_bytes());
+    l4[2..4].copy_from_slice(&dst.port.to_be_bytes());
+    l4[4..6].copy_from_slice(&udp_len.to_be_bytes());
+    l4[6..8].fill(0);
+    l4[8..12].copy_from_slice(&MARK);
+    l4[12..14].copy_from_slice(&tag.run.to_be_bytes());
+    l4[14..18].copy_from_slice(&tag.flow.to_be_bytes());
+    l4[18..26].copy_from_slice(&tag.sent_at.to_be_bytes());
+    // What follows is zero: the buffer is this function's alone, and only the tag of an IPv6
+    // frame lay further back, by the 20 octets of the longer header.
+    let rest_end = l4.len().min(UDP_LEN + TAG_LEN + 20);
+    l4[UDP_LEN + TAG_LEN..rest_end].fill(0);
+    let checksum = pseudo.bytes(&l4[..UDP_LEN + TAG_LEN]).udp_checksum();
+    l4[6..8].copy_from_slice(&checksum.to_be_bytes());
+    end
+}
+
+fn write_ipv6(out: &mut [u8], src: Ipv6Addr, dst: Ipv6Addr, udp_len: u16) -> (usize, Sum) {
+    out[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, UDP, 64]);
+    out[18..20].copy_from_slice(&udp_len.to_be_bytes());
+    out[22..38].copy_from_slice(&src.octets());
+    out[38..54].copy_from_slice(&dst.octets());
+    (54, pseudo_header_v6(src, dst, UDP, udp_len))
+}
+
+fn write_ipv4(out: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, udp_len: u16) -> (usize, Sum) {
+    out[12..26].copy_from_slice(&[0x08, 0, 0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, UDP, 0, 0]);
+    out[16..18].copy_from_slice(&udp_len.saturating_add(20).to_be_bytes());
+    out[26..30].copy_from_slice(&src.octets());
+    out[30..34].copy_from_slice(&dst.octets());
+    let checksum = Sum::ZERO.bytes(&out[14..34]).checksum();
+    out[24..26].copy_from_slice(&checksum.to_be_bytes());
+    (34, pseudo_header_v4(src, dst, UDP, udp_len))
+}
+
+/// A test frame as it was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Where it says it is from.
+    pub src: Endpoint,
+    /// Where it is to.
+    pub dst: Endpoint,
+    /// What it carries.
+    pub tag: Tag,
+    /// Octets of payload.
+    pub payload_len: usize,
+    /// Whether the UDP checksum is right (RFC 7915 section 4.5: always there behind a NAT64).
+    pub checksum_is_right: bool,
+}
+
+/// Reads a frame; `None` if it is no test frame.
+pub fn read(frame: &[u8]) -> Option<Received> {
+    let packet = frame.get(ETHERNET_LEN..)?;
+    let (l4, src, dst) = match frame[12..14] {
+        [0x86, 0xdd] => {
+            let (head, l4) = packet.split_first_chunk::<40>()?;
+            if head[6] != UDP {
+                return None;
+            }
+            let at =
+                |from: usize| IpAddr::from(*head[from..].first_chunk::<16>().unwrap_or(&[0; 16]));
+            (l4, at(8), at(24))
+        }
+        [0x08, 0] => {
+            let (head, l4) = packet.split_first_chunk::<20>()?;
+            if head[0] != 0x45 || head[9] != UDP {
+                return None;
+            }
+            let at = |from: usize| {
+                IpAddr::from([head[from], head[from + 1], head[from + 2], head[from + 3]])
+            };
+            (l4, at(12), at(16))
+        }
+        _ => return None,
+    };
+    let udp = l4.first_chunk::<{ UDP_LEN + TAG_LEN }>()?;
+    let word = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
+    let udp_len = usize::from(word(4));
+    // Ethernet pads what is short.
+    let l4 = l4.get(..udp_len)?;
+    if udp[8..12] != MARK || udp_len < UDP_LEN + TAG_LEN {
+        return None;
+    }
+    let pseudo = match (src, dst) {
+        (IpAddr::V6(src), IpAddr::V6(dst)) => pseudo_header_v6(src, dst, UDP, word(4)),
+        (IpAddr::V4(src), IpAddr::V4(dst)) => pseudo_header_v4(src, dst, UDP, word(4)),
+        _ => return None,
+    };
+    let mut sent_at = [0; 8];
+    sent_at.copy_from_slice(&udp[18..26]);
+    Some(Received {
+        src: Endpoint {
+            ip: src,
+            port: word(0),
+        },
+        dst: Endpoint {
+            ip: dst,
+            port: word(2),
+        },
+        tag: Tag {
+            run: word(12),
+            flow: u32::from_be_bytes([udp[14], udp[15], udp[16], udp[17]]),
+            sent_at: u64::from_be_bytes(sent_at),
+        },
+        payload_len: udp_len - UDP_LEN,
+        checksum_is_right: word(6) != 0 && pseudo.bytes(l4).folded() == 0xffff,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAG: Tag = Tag {
+        run: 3,
+        flow: 70_000,
+        sent_at: 0x0102_0304_0506_0708,
+    };
+
+    fn endpoint(ip: &str, port: u16) -> Endpoint {
+        let ip = ip.parse().unwrap();
+        Endpoint { ip, port }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        // One buffer for all, as the tester has.
+        let mut out = [0; FRAME_LEN_MAX];
+        for (src, dst) in [
+            ("2001:2::1", "64:ff9b::c613:101"),
+            ("198.19.1.1", "192.0.2.1"),
+        ] {
+            let (src, dst) = (endpoint(src, 1024), endpoint(dst, 4000));
+            for octets in [84, 128, 1538] {
+                let len = write(&mut out, &[2; 12], (src, dst), &TAG, payload_len(octets));
+                if src.ip.is_ipv6() {
+                    assert_eq!(len + FCS_LEN, octets);
+                }
+                let got = read(&out[..len]).unwrap();
+                assert_eq!((got.src, got.dst, got.tag), (src, dst, TAG));
+                assert!(got.checksum_is_right);
+                out[len - 1] ^= 1;
+                assert!(!read(&out[..len]).unwrap().checksum_is_right);
+                out[len - 1] ^= 1;
+                assert_eq!(read(&out[..len - 1]), None);
+            }
+        }
+    }
+
+    #[test]
+    fn other_frames_are_not_the_testers() {
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&[0; 60]), None);
+        let mut out = [0; FRAME_LEN_MAX];
+        let ends = (endpoint("198.19.1.1", 1), endpoint("192.0.2.1", 2));
+        let len = write(&mut out, &[2; 12], ends, &TAG, TAG_LEN);
+        out[42] = b'x';
+        assert_eq!(read(&out[..len]), None);
+    }
+}
