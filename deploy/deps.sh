@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
-test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga'
-bench='valgrind'
+test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga nftables'
+bench='valgrind iproute2 ethtool curl nftables tayga python3'
 fuzz='g++'
 
 fail() {
