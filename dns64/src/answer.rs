@@ -88,13 +88,25 @@ impl Answer {
             let options = edns.options().as_ref().iter();
             options.filter_map(|(_, option)| ExtendedError::from_option(option))
         });
-        Answer {
+        let mut answer = Answer {
             rcode: message.metadata.response_code,
             authentic: message.metadata.authentic_data,
             extended_errors: extended_errors.collect(),
             answers: message.answers,
             authorities: message.authorities,
             additionals: message.additionals,
+        };
+        answer.limit_soa_ttl();
+        answer
+    }
+
+    /// RFC 2308 section 3: the TTL of the SOA record with an absence is the lesser of its own and
+    /// its minimum field, so that a cache behind this one keeps the absence no longer.
+    fn limit_soa_ttl(&mut self) {
+        for record in &mut self.authorities {
+            if let RData::SOA(soa) = &record.data {
+                record.ttl = record.ttl.min(soa.minimum);
+            }
         }
     }
 

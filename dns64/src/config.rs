@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use gate64_wire::rfc6052::Pref64;
 
+pub use crate::client_limits::ResponseRate;
+
 /// Everything the DNS64 server is told. [`Config::default`] holds the documented defaults; only
 /// `upstream` and `pref64` have to be given.
 #[derive(Debug, Clone)]
@@ -20,7 +22,9 @@ pub struct Config {
     /// Clients that get synthesis; the others get what the upstream says.
     pub synthesize_for: Vec<Network>,
     /// Clients that are answered at all; the others get REFUSED.
-    pub allow_from: Vec<Network>,
+    pub allow_from: AllowFrom,
+    /// Clients with a policy of their own; the first that holds a client counts.
+    pub client: Vec<ClientPolicy>,
     /// The translator's prefixes; each A record gives one AAAA record per prefix.
     pub pref64: Vec<Pref64>,
     /// Keeps non-global IPv4 out of the well-known prefix (RFC 6052 section 3.1).
@@ -37,6 +41,11 @@ pub struct Config {
     pub dnssec: Dnssec,
     /// DS records as text that replace the root's trust anchors; empty means the root's.
     pub trust_anchors: Vec<String>,
+    /// Threads that serve UDP, each with a socket of its own; 0: one for each CPU that the
+    /// process may use, and at most eight.
+    pub udp_threads: usize,
+    /// Bounds the answers over UDP to each client network.
+    pub response_rate: Option<ResponseRate>,
     /// How long upstreams and clients are waited for.
     pub timeouts: Timeouts,
     /// Bounds on memory and work.
@@ -50,7 +59,8 @@ impl Default for Config {
             upstream: Vec::new(),
             synthesize: Synthesize::Missing,
             synthesize_for: Network::everywhere(),
-            allow_from: Network::everywhere(),
+            allow_from: AllowFrom::Neighbours,
+            client: Vec::new(),
             pref64: Vec::new(),
             wkp_strict: true,
             exclude_aaaa: vec![Network {
@@ -62,10 +72,33 @@ impl Default for Config {
             on_failure: OnFailure::Synthesize,
             dnssec: Dnssec::Off,
             trust_anchors: Vec::new(),
+            udp_threads: 0,
+            response_rate: None,
             timeouts: Timeouts::default(),
             limits: Limits::default(),
         }
     }
+}
+
+/// Who is answered at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowFrom {
+    /// Networks that the operator named.
+    Networks(Vec<Network>),
+    /// The operator named none: everyone to whom this machine has a way other than its default
+    /// route, so that it is no open resolver by accident.
+    Neighbours,
+}
+
+/// What clients of some networks get, in place of what everyone gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientPolicy {
+    /// Where the clients are.
+    pub networks: Vec<Network>,
+    /// Whether real AAAA records are kept; nothing: no synthesis.
+    pub synthesize: Option<Synthesize>,
+    /// The prefixes for these clients; empty: as for everyone.
+    pub pref64: Vec<Pref64>,
 }
 
 /// One upstream resolver.
@@ -168,8 +201,12 @@ pub struct Limits {
     pub upstream_in_flight_max: usize,
     /// Clients waiting for an answer at one time; a further one is answered SERVFAIL.
     pub client_in_flight_max: u64,
+    /// Of these, so many of one client network (IPv6 /56, IPv4 /24).
+    pub network_in_flight_max: u32,
     /// Answers kept.
     pub cache_entry_count_max: usize,
+    /// Octets of answers kept as they are sent, over all threads that serve UDP on one address.
+    pub wire_cache_octets_max: usize,
     /// Longest time an answer is kept.
     pub cache_seconds_max: u32,
     /// Longest time the absence of a name or record is kept (RFC 2308 section 5).
@@ -183,7 +220,9 @@ impl Default for Limits {
         Limits {
             upstream_in_flight_max: 1024,
             client_in_flight_max: 8192,
+            network_in_flight_max: 512,
             cache_entry_count_max: 100_000,
+            wire_cache_octets_max: 64 << 20,
             cache_seconds_max: 86_400,
             negative_seconds_max: 3 * 3600,
             failure_seconds: 5,

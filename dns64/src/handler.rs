@@ -1,7 +1,9 @@
 //! A DNS message in, a DNS message out: hickory's handler around the resolver.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hickory_net::runtime::Time;
@@ -12,44 +14,155 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::answer::{Answer, ExtendedError, ExtendedErrorCode, Question};
-use crate::config::Protocol;
-use crate::metrics::{Outcome, QueryType, Raised};
+use crate::client_limits::{Rate, RateLimit, Waiting, Waits};
+use crate::clock::Clock;
+use crate::config::{Limits, Protocol};
+use crate::metrics::{Outcome, QueryType};
 use crate::resolver::Kept;
 use crate::responder::{ClientQuestion, Responder};
 use crate::trace::Trace;
 use crate::upstream::UDP_PAYLOAD_MAX;
 
-/// The least UDP payload size that counts (RFC 6891 section 6.2.3).
-const UDP_PAYLOAD_MIN: u16 = 512;
-
 /// What all listeners share; a reload puts another responder in.
 pub(crate) struct Handler {
-    pub(crate) responder: Arc<ArcSwap<Responder>>,
+    pub(crate) responder: ArcSwap<Responder>,
+    /// Raised when another responder is there: what was answered before is asked again.
+    pub(crate) generation: AtomicU32,
     pub(crate) kept: Arc<Kept>,
-    /// Clients that may wait at one time.
-    pub(crate) client_in_flight_max: u64,
+    pub(crate) clock: Clock,
+    rate_limit: RateLimit,
+    waiting: Arc<Waiting>,
+    client_in_flight_max: u64,
+    network_in_flight_max: u32,
 }
 
+/// A client that waits for an answer; it is counted as long as this lives.
+pub(crate) struct Admitted {
+    kept: Arc<Kept>,
+    _waits: Waits,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let gauge = &self.kept.metrics.client_in_flight;
+        gauge.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer with all that its message needs beside the question.
+pub(crate) struct Handled {
+    pub(crate) answer: Answer,
+    pub(crate) metadata: Metadata,
+    pub(crate) edns: Option<Edns>,
+    pub(crate) qtype: QueryType,
+    pub(crate) outcome: Outcome,
+}
+
+impl Handler {
+    pub(crate) fn new(
+        responder: Responder,
+        kept: Arc<Kept>,
+        clock: Clock,
+        limits: &Limits,
+    ) -> Handler {
+        Handler {
+            responder: ArcSwap::from_pointee(responder),
+            generation: AtomicU32::new(0),
+            kept,
+            clock,
+            rate_limit: RateLimit::new(),
+            waiting: Arc::new(Waiting::new()),
+            client_in_flight_max: limits.client_in_flight_max,
+            network_in_flight_max: limits.network_in_flight_max,
+        }
+    }
+
+    /// Puts another responder in the place of the old one.
+    pub(crate) fn replace(&self, responder: Responder) {
+        self.responder.store(Arc::new(responder));
+        // Behind the store: who reads the new number answers by the new responder.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether an answer to this client is within the rate that its network may have.
+    pub(crate) fn judge(&self, responder: &Responder, client: IpAddr, now: Duration) -> Rate {
+        responder.response_rate.map_or(Rate::Within, |rate| {
+            self.rate_limit.judge(rate, client, now)
+        })
+    }
+
+    /// Lets one more client wait, unless too many do.
+    pub(crate) fn admit(&self, client: IpAddr) -> Option<Admitted> {
+        let waits = self.waiting.admit(client, self.network_in_flight_max)?;
+        let gauge = &self.kept.metrics.client_in_flight;
+        let before = gauge.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted {
+            kept: self.kept.clone(),
+            _waits: waits,
+        };
+        (before < self.client_in_flight_max).then_some(admitted)
+    }
+
+    /// Answers, counts the answer and its time.
+    pub(crate) async fn handle(&self, request: &Request) -> Handled {
+        let begun = Instant::now();
+        let responder = self.responder.load_full();
+        let (answer, outcome) = match accept(&responder, request) {
+            Ok(question) => responder.answer(question, &mut Trace::default()).await,
+            Err(refused) => refused,
+        };
+        let handled = Handled::new(request, answer, outcome);
+        let metrics = &self.kept.metrics;
+        metrics.count(protocol(request), handled.qtype, outcome);
+        metrics.observe(begun.elapsed());
+        handled
+    }
+
+    fn overloaded(&self, request: &Request) -> Handled {
+        let text = "too many clients are waiting";
+        let answer = Answer::failure(ExtendedErrorCode::Other, text);
+        let handled = Handled::new(request, answer, Outcome::Overload);
+        let metrics = &self.kept.metrics;
+        metrics.count(protocol(request), handled.qtype, Outcome::Overload);
+        handled
+    }
+}
+
+impl Handled {
+    fn new(request: &Request, answer: Answer, outcome: Outcome) -> Handled {
+        Handled {
+            metadata: response_metadata(request, &answer),
+            edns: response_edns(request, &answer),
+            qtype: query_type(request),
+            outcome,
+            answer,
+        }
+    }
+}
+
+/// The handler behind TCP, TLS and HTTPS, where hickory reads and writes the messages.
+pub(crate) struct Streams(pub(crate) Arc<Handler>);
+
 #[async_trait::async_trait]
-impl RequestHandler for Handler {
+impl RequestHandler for Streams {
     async fn handle_request<R: ResponseHandler, T: Time>(
         &self,
         request: &Request,
         mut handle: R,
     ) -> ResponseInfo {
-        let begun = Instant::now();
-        let (answer, outcome) = self.answer(request).await;
-        let metrics = &self.kept.metrics;
-        metrics.count(protocol(request), query_type(request), outcome);
-        metrics.observe(begun.elapsed());
-
-        let edns = response_edns(request, &answer);
+        let admitted = self.0.admit(request.src().ip());
+        let handled = match admitted {
+            Some(_) => self.0.handle(request).await,
+            None => self.0.overloaded(request),
+        };
+        drop(admitted);
         let mut builder = MessageResponseBuilder::from_message_request(request);
-        if let Some(edns) = &edns {
+        if let Some(edns) = &handled.edns {
             builder.edns(edns);
         }
+        let answer = &handled.answer;
         let response = builder.build(
-            response_metadata(request, &answer),
+            handled.metadata,
             &answer.answers,
             &answer.authorities,
             &[],
@@ -65,30 +178,12 @@ impl RequestHandler for Handler {
     }
 }
 
-impl Handler {
-    async fn answer(&self, request: &Request) -> (Answer, Outcome) {
-        let responder = self.responder.load_full();
-        let question = match accept(&responder, request) {
-            Ok(question) => question,
-            Err((answer, outcome)) => return (answer, outcome),
-        };
-        let metrics = &self.kept.metrics;
-        let raised = Raised::new(&metrics.client_in_flight);
-        if raised.count > self.client_in_flight_max {
-            let text = "too many clients are waiting";
-            let answer = Answer::failure(ExtendedErrorCode::Other, text);
-            return (answer, Outcome::Overload);
-        }
-        responder.answer(question, &mut Trace::default()).await
-    }
-}
-
 /// The question, or the answer to a request that is not looked up.
 fn accept(responder: &Responder, request: &Request) -> Result<ClientQuestion, (Answer, Outcome)> {
-    if !responder.allows(request.src()) {
+    let Some(class) = responder.clients.class(request.src().ip()) else {
         let error = ExtendedError::new(ExtendedErrorCode::Prohibited, "client network not served");
         return Err(refuse(ResponseCode::Refused, Some(error)));
-    }
+    };
     if request.metadata.op_code != OpCode::Query {
         return Err(refuse(ResponseCode::NotImp, None));
     }
@@ -122,7 +217,7 @@ fn accept(responder: &Responder, request: &Request) -> Result<ClientQuestion, (A
             dnssec_ok: dnssec_ok(request),
             checking_disabled: request.metadata.checking_disabled,
         },
-        client: request.src().ip(),
+        class,
     })
 }
 
@@ -153,12 +248,12 @@ fn response_metadata(request: &Request, answer: &Answer) -> Metadata {
     metadata
 }
 
-/// hickory truncates UDP answers at the payload size of the *response*, so the client's size
-/// is clamped here. No OPT record for a client that sent none (RFC 6891 section 6.1.1).
+/// Says what this server takes (RFC 6891 section 6.2.3); no OPT record for a client that sent
+/// none (section 6.1.1).
 fn response_edns(request: &Request, answer: &Answer) -> Option<Edns> {
     let asked = request.edns.as_ref()?;
     let mut edns = Edns::new();
-    edns.set_max_payload(asked.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD_MAX))
+    edns.set_max_payload(UDP_PAYLOAD_MAX)
         .set_version(0)
         .set_dnssec_ok(asked.flags().dnssec_ok)
         .set_rcode_high(answer.rcode.high());

@@ -2,15 +2,25 @@
 //!
 //! A client's question goes `server` → `handler` → `responder`, which answers local names, asks
 //! `resolver` (the cache, then the upstreams), and lets `synthesis` decide what an AAAA question gets.
-//! Synthesis knows no socket, no clock and no cache.
+//! Synthesis knows no socket, no clock and no cache. Over UDP, `front` stands before the handler.
+
+#![deny(unsafe_code)]
 
 pub mod answer;
 mod cache;
+mod check;
+mod client_limits;
+mod clients;
 pub mod clock;
 pub mod config;
+mod encode;
+#[allow(unsafe_code)] // recvmmsg and sendmmsg, which no kept crate wraps as needed
+mod front;
 mod handler;
+mod listen;
 pub mod local_names;
 pub mod metrics;
+mod neighbours;
 mod pool;
 mod resolver;
 mod responder;
@@ -19,9 +29,12 @@ pub mod synthesis;
 mod trace;
 mod upstream;
 
+pub use check::StartError;
 pub use clock::Clock;
 pub use config::{
-    Config, Dnssec, Limits, Network, OnFailure, Protocol, Synthesize, Timeouts, Upstream,
+    AllowFrom, ClientPolicy, Config, Dnssec, Limits, Network, OnFailure, Protocol, ResponseRate,
+    Synthesize, Timeouts, Upstream,
 };
+pub use listen::Sockets;
 pub use metrics::Metrics;
-pub use server::{Server, Sockets, StartError};
+pub use server::Server;

@@ -1,6 +1,7 @@
 //! Counters that every part of the server adds to and `control` exports.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hickory_proto::rr::RecordType;
@@ -79,11 +80,13 @@ pub enum Outcome {
     FormErr,
     /// Too many questions at one time.
     Overload,
+    /// Too many answers to the client's network: dropped, or truncated.
+    RateLimited,
 }
 
 impl Outcome {
     /// All, in the order of their index.
-    pub const ALL: [Outcome; 10] = [
+    pub const ALL: [Outcome; 11] = [
         Outcome::Answered,
         Outcome::Synthesized,
         Outcome::Local,
@@ -94,6 +97,7 @@ impl Outcome {
         Outcome::Refused,
         Outcome::FormErr,
         Outcome::Overload,
+        Outcome::RateLimited,
     ];
 
     /// The label value.
@@ -109,6 +113,7 @@ impl Outcome {
             Outcome::Refused => "refused",
             Outcome::FormErr => "formerr",
             Outcome::Overload => "overload",
+            Outcome::RateLimited => "rate_limited",
         }
     }
 }
@@ -117,14 +122,65 @@ impl Outcome {
 /// and not within half of it; the last one counts the rest.
 pub const LATENCY_BUCKETS: usize = 24;
 
-/// All counters of the server; each only grows, except the two that say so.
+/// Counts of queries and their latencies: those of all streams, or of one thread that serves UDP.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Counts {
     queries: [[[AtomicU64; Outcome::ALL.len()]; QueryType::ALL.len()]; Protocol::ALL.len()],
     latency: [AtomicU64; LATENCY_BUCKETS],
     latency_sum_microseconds: AtomicU64,
-    /// Answers with synthetic AAAA records.
-    pub synthesized: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_entries: AtomicU64,
+    cache_octets: AtomicU64,
+}
+
+impl Counts {
+    /// Counts one answer, for the only thread that writes here.
+    pub(crate) fn count_own(&self, protocol: Protocol, qtype: QueryType, outcome: Outcome) {
+        add_own(self.query(protocol, qtype, outcome), 1);
+    }
+
+    /// Counts one answer from the thread's cache.
+    pub(crate) fn count_cache_hit(&self) {
+        add_own(&self.cache_hits, 1);
+    }
+
+    /// Adds so many equal times from question to answer.
+    pub(crate) fn observe(&self, latency: Duration, answers: u64) {
+        let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        add_own(&self.latency[latency_bucket(microseconds)], answers);
+        let sum = microseconds.saturating_mul(answers);
+        add_own(&self.latency_sum_microseconds, sum);
+    }
+
+    /// What the thread's cache holds now.
+    pub(crate) fn set_cache(&self, entries: usize, octets: usize) {
+        self.cache_entries.store(entries as u64, Ordering::Relaxed);
+        self.cache_octets.store(octets as u64, Ordering::Relaxed);
+    }
+
+    fn query(&self, protocol: Protocol, qtype: QueryType, outcome: Outcome) -> &AtomicU64 {
+        &self.queries[protocol as usize][qtype as usize][outcome as usize]
+    }
+}
+
+/// The state of the caches in front of the handler, summed over the threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WireCacheState {
+    /// Queries answered from them.
+    pub hits: u64,
+    /// Answers in them now.
+    pub entries: u64,
+    /// Octets that these take now.
+    pub octets: u64,
+}
+
+/// All counters of the server; each only grows, except the two that say so.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// What many tasks count.
+    shared: Counts,
+    /// What single threads count; those of threads that ended stay.
+    threads: Mutex<Vec<Arc<Counts>>>,
     /// Questions to the resolver answered from the cache.
     pub cache_hits: AtomicU64,
     /// Questions to the resolver that were not in the cache.
@@ -146,20 +202,37 @@ pub struct Metrics {
 impl Metrics {
     /// Counts one answer to a client.
     pub(crate) fn count(&self, protocol: Protocol, qtype: QueryType, outcome: Outcome) {
-        add(&self.queries[protocol as usize][qtype as usize][outcome as usize]);
-        if outcome == Outcome::Synthesized {
-            add(&self.synthesized);
-        }
+        add(self.shared.query(protocol, qtype, outcome));
     }
 
     /// Adds the time from question to answer.
     pub(crate) fn observe(&self, latency: Duration) {
         let microseconds = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let bits = u64::BITS - microseconds.saturating_sub(1).leading_zeros();
-        let bucket = usize::try_from(bits).map_or(LATENCY_BUCKETS, |b| b);
-        add(&self.latency[bucket.min(LATENCY_BUCKETS - 1)]);
-        self.latency_sum_microseconds
+        add(&self.shared.latency[latency_bucket(microseconds)]);
+        self.shared
+            .latency_sum_microseconds
             .fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Counters of a thread's own.
+    pub(crate) fn add_counts(&self) -> Arc<Counts> {
+        let counts = Arc::new(Counts::default());
+        self.lock_threads().push(counts.clone());
+        counts
+    }
+
+    fn lock_threads(&self) -> MutexGuard<'_, Vec<Arc<Counts>>> {
+        self.threads.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// A counter summed over the tasks and all threads.
+    fn sum(&self, of: impl Fn(&Counts) -> &AtomicU64) -> u64 {
+        let threads = self.lock_threads();
+        let own = threads.iter().map(|counts| counts.as_ref());
+        std::iter::once(&self.shared)
+            .chain(own)
+            .map(|counts| of(counts).load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Every count of queries that is not zero, with its labels.
@@ -167,12 +240,27 @@ impl Metrics {
         Protocol::ALL.into_iter().flat_map(move |protocol| {
             QueryType::ALL.into_iter().flat_map(move |qtype| {
                 Outcome::ALL.into_iter().filter_map(move |outcome| {
-                    let counter = &self.queries[protocol as usize][qtype as usize];
-                    let count = counter[outcome as usize].load(Ordering::Relaxed);
+                    let count = self.sum(|counts| counts.query(protocol, qtype, outcome));
                     (count > 0).then_some((protocol, qtype, outcome, count))
                 })
             })
         })
+    }
+
+    /// Answers with synthetic AAAA records.
+    pub fn synthesized(&self) -> u64 {
+        let of_all = self.queries();
+        let synthesized = of_all.filter(|counted| counted.2 == Outcome::Synthesized);
+        synthesized.map(|counted| counted.3).sum()
+    }
+
+    /// What the caches in front of the handler did and hold.
+    pub fn wire_cache(&self) -> WireCacheState {
+        WireCacheState {
+            hits: self.sum(|counts| &counts.cache_hits),
+            entries: self.sum(|counts| &counts.cache_entries),
+            octets: self.sum(|counts| &counts.cache_octets),
+        }
     }
 
     /// Upper bounds in seconds and counts of the latency histogram, not cumulated; the last
@@ -183,14 +271,27 @@ impl Metrics {
                 true => f64::from(1u32 << n) / 1e6,
                 false => f64::INFINITY,
             };
-            (bound, self.latency[n].load(Ordering::Relaxed))
+            (bound, self.sum(|counts| &counts.latency[n]))
         })
     }
 
     /// The sum of all latencies, in seconds.
     pub fn latency_sum_seconds(&self) -> f64 {
-        Duration::from_micros(self.latency_sum_microseconds.load(Ordering::Relaxed)).as_secs_f64()
+        Duration::from_micros(self.sum(|counts| &counts.latency_sum_microseconds)).as_secs_f64()
     }
+}
+
+fn latency_bucket(microseconds: u64) -> usize {
+    let bits = u64::BITS - microseconds.saturating_sub(1).leading_zeros();
+    usize::try_from(bits).map_or(LATENCY_BUCKETS - 1, |bits| bits.min(LATENCY_BUCKETS - 1))
+}
+
+/// Adds to a counter that no other thread writes.
+fn add_own(counter: &AtomicU64, n: u64) {
+    counter.store(
+        counter.load(Ordering::Relaxed).wrapping_add(n),
+        Ordering::Relaxed,
+    );
 }
 
 /// One more of something.
@@ -201,14 +302,12 @@ pub(crate) fn add(counter: &AtomicU64) {
 /// Raises a gauge for as long as it lives.
 pub(crate) struct Raised<'a> {
     gauge: &'a AtomicU64,
-    /// Its value with this one in it.
-    pub(crate) count: u64,
 }
 
 impl<'a> Raised<'a> {
     pub(crate) fn new(gauge: &'a AtomicU64) -> Raised<'a> {
-        let count = gauge.fetch_add(1, Ordering::Relaxed) + 1;
-        Raised { gauge, count }
+        gauge.fetch_add(1, Ordering::Relaxed);
+        Raised { gauge }
     }
 }
 

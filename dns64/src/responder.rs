@@ -1,6 +1,5 @@
 //! One question of a client from start to answer: local names, reverse names, synthesis.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +7,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{LowerName, Name, RData, RecordType};
 
 use crate::answer::{Answer, ExtendedErrorCode, Question};
-use crate::config::{Config, Network};
+use crate::client_limits::ResponseRate;
+use crate::clients::{ClientClass, Clients};
+use crate::config::Config;
 use crate::local_names;
 use crate::metrics::Outcome;
 use crate::resolver::{Kept, Resolver, described};
@@ -17,9 +18,10 @@ use crate::trace::Trace;
 
 /// The answering side of one configuration.
 pub(crate) struct Responder {
-    policy: Policy,
-    synthesize_for: Vec<Network>,
-    allow_from: Vec<Network>,
+    pub(crate) clients: Clients,
+    pub(crate) response_rate: Option<ResponseRate>,
+    /// By client class, from [`ClientClass::DEFAULT`] on.
+    policies: Vec<Policy>,
     pub(crate) resolver: Arc<Resolver>,
     kept: Arc<Kept>,
 }
@@ -27,28 +29,31 @@ pub(crate) struct Responder {
 /// A client's question, as far as the answer depends on it.
 pub(crate) struct ClientQuestion {
     pub(crate) question: Question,
-    pub(crate) client: IpAddr,
+    pub(crate) class: ClientClass,
 }
 
 impl Responder {
     pub(crate) fn new(
         config: &Config,
-        policy: Policy,
+        policies: Vec<Policy>,
+        clients: Clients,
         resolver: Arc<Resolver>,
         kept: Arc<Kept>,
     ) -> Responder {
         Responder {
-            policy,
-            synthesize_for: config.synthesize_for.clone(),
-            allow_from: config.allow_from.clone(),
+            clients,
+            response_rate: config.response_rate,
+            policies,
             resolver,
             kept,
         }
     }
 
-    /// Whether the client is answered at all.
-    pub(crate) fn allows(&self, client: SocketAddr) -> bool {
-        Network::any_contains(&self.allow_from, client.ip())
+    /// The policy for a class of clients, and whether it synthesises.
+    fn policy(&self, class: ClientClass) -> (&Policy, bool) {
+        let place = usize::from(class.0).checked_sub(usize::from(ClientClass::DEFAULT.0));
+        let own = place.and_then(|place| self.policies.get(place));
+        (own.unwrap_or(&self.policies[0]), own.is_some())
     }
 
     /// The answer to a client, and what it is counted as.
@@ -57,44 +62,50 @@ impl Responder {
         asked: ClientQuestion,
         trace: &mut Trace,
     ) -> (Answer, Outcome) {
-        let ClientQuestion { question, client } = asked;
+        let ClientQuestion { question, class } = asked;
         // RFC 6147 section 5.5: DO and CD together mean that the client validates by itself.
         let validates = question.dnssec_ok && question.checking_disabled;
-        let served = Network::any_contains(&self.synthesize_for, client);
+        let (policy, served) = self.policy(class);
         let synthesize = served && !validates;
-        if let Some(answer) = local_names::answer(&self.policy, &question, synthesize) {
+        if let Some(answer) = local_names::answer(policy, &question, synthesize) {
             trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
             return (answer, Outcome::Local);
         }
         if question.qtype == RecordType::PTR
-            && let Some(target) = self.policy.reverse_target(&question.name)
+            && let Some(target) = policy.reverse_target(&question.name)
         {
-            return (self.reverse(&question, target, trace).await, Outcome::Local);
+            let answer = self.reverse(policy, &question, target, trace).await;
+            return (answer, Outcome::Local);
         }
         if question.qtype != RecordType::AAAA || !synthesize {
             if question.qtype == RecordType::AAAA {
                 trace.step(|| match served {
                     true => "the client validates by itself (DO and CD): no synthesis".into(),
-                    false => format!("no synthesis for client {client}"),
+                    false => "no synthesis for this client's network".into(),
                 });
             }
             let answer = self.resolver.look_up(&question, trace).await;
             let outcome = outcome_of(&answer, question.qtype);
             return (answer, outcome);
         }
-        self.answer_aaaa(question, trace).await
+        self.answer_aaaa(policy, question, trace).await
     }
 
     /// RFC 6147 sections 5.1 to 5.4.
-    async fn answer_aaaa(&self, mut question: Question, trace: &mut Trace) -> (Answer, Outcome) {
+    async fn answer_aaaa(
+        &self,
+        policy: &Policy,
+        mut question: Question,
+        trace: &mut Trace,
+    ) -> (Answer, Outcome) {
         // CD without DO: the client will not validate, so what is synthesised has to be checked.
         question.checking_disabled = false;
-        let aaaa = if self.policy.hides_aaaa(&question.name) {
+        let aaaa = if policy.hides_aaaa(&question.name) {
             trace.step(|| "real AAAA records of this name count as missing".into());
             None
         } else {
             let answer = self.resolver.look_up(&question, trace).await;
-            match self.policy.after_aaaa(answer) {
+            match policy.after_aaaa(answer) {
                 Next::Answer(answer) => {
                     trace.step(|| format!("no synthesis: {}", described(&answer)));
                     let outcome = outcome_of(&answer, RecordType::AAAA);
@@ -107,7 +118,7 @@ impl Responder {
             .resolver
             .look_up(&question.with_type(RecordType::A), trace)
             .await;
-        let answer = self.policy.assemble(aaaa.as_ref(), a);
+        let answer = policy.assemble(aaaa.as_ref(), a);
         if !answer.has(RecordType::AAAA) {
             trace.step(|| "no A record to synthesise from".into());
             let outcome = outcome_of(&answer, RecordType::AAAA);
@@ -124,10 +135,16 @@ impl Responder {
     }
 
     /// RFC 6147 section 5.3.1: a CNAME record into in-addr.arpa, with what is found there.
-    async fn reverse(&self, question: &Question, target: Name, trace: &mut Trace) -> Answer {
+    async fn reverse(
+        &self,
+        policy: &Policy,
+        question: &Question,
+        target: Name,
+        trace: &mut Trace,
+    ) -> Answer {
         trace.step(|| format!("{} is under Pref64: CNAME to {target}", question.name));
         let there = question.with_name(LowerName::new(&target));
-        let mut answer = match local_names::answer(&self.policy, &there, true) {
+        let mut answer = match local_names::answer(policy, &there, true) {
             Some(answer) => answer,
             None => self.resolver.look_up(&there, trace).await,
         };

@@ -59,10 +59,7 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
             .iter()
             .map(|(_, count)| count)
             .sum(),
-        synthesized: server
-            .metrics()
-            .synthesized
-            .load(std::sync::atomic::Ordering::Relaxed),
+        synthesized: server.metrics().synthesized(),
         cache_entries: server.cache_entries(),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use gate64_dns64::{Config as Dns64Config, Network, Protocol, Synthesize, Upstream};
+use gate64_dns64::{AllowFrom, Config as Dns64Config, Network, Protocol, Synthesize, Upstream};
 use tracing::level_filters::LevelFilter;
 
 use super::nat64::refuse_empty;
@@ -29,7 +29,7 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
         upstream: read_upstream(report, &mut table),
         synthesize: table.word(report, "synthesize", d.synthesize, &modes).value,
         synthesize_for: read_networks(report, &mut table, "synthesize_for", None, d.synthesize_for),
-        allow_from: read_allow_from(report, &mut table, &listen, d.allow_from),
+        allow_from: read_allow_from(report, &mut table, &listen),
         exclude_aaaa: read_networks(
             report,
             &mut table,
@@ -159,23 +159,35 @@ fn read_allow_from(
     report: &mut Report,
     table: &mut Table<'_, '_>,
     listen: &[SocketAddr],
-    default: Vec<Network>,
-) -> Vec<Network> {
-    let allow_from = read_networks(report, table, "allow_from", None, default);
+) -> AllowFrom {
+    let is_given = table.holds("allow_from");
+    let everyone = Network::everywhere();
+    let allow_from = read_networks(report, table, "allow_from", None, everyone);
     let is_reachable = listen.iter().any(|at| is_public(at.ip()));
-    if is_reachable && allow_from.iter().any(|network| network.length == 0) {
+    let is_open = is_reachable && allow_from.iter().any(|network| network.length == 0);
+    if is_open {
+        let (message, help) = match is_given {
+            true => (
+                "anyone may ask: this is an open resolver (RFC 5358)",
+                "name the prefixes of your clients, such as allow_from = [\"2001:db8::/32\"], unless a firewall keeps others out",
+            ),
+            false => (
+                "is not given: so that this is no open resolver (RFC 5358), clients are answered that this machine has a route to other than its default route, or that are private; others get REFUSED",
+                "write allow_from = [\"2001:db8::/32\"] with the prefixes of your clients",
+            ),
+        };
         report.push(Problem {
             severity: Severity::Warning,
             key: table.key("allow_from"),
-            message: "anyone may ask: this is an open resolver (RFC 5358)".to_owned(),
+            message: message.to_owned(),
             span: table.span_of("allow_from").or(table.span()),
-            help: Some(
-                "write allow_from = [\"2001:db8::/32\"] with the prefixes of your clients, unless a firewall keeps others out"
-                    .to_owned(),
-            ),
+            help: Some(help.to_owned()),
         });
     }
-    allow_from
+    match is_given {
+        true => AllowFrom::Networks(allow_from),
+        false => AllowFrom::Neighbours,
+    }
 }
 
 /// Whether others than this host and its own network may reach the address.

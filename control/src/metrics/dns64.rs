@@ -17,32 +17,32 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
         (
             "gate64_dns_synthesized_total",
             "Answers with synthetic AAAA records.",
-            &metrics.synthesized,
+            metrics.synthesized(),
         ),
         (
             "gate64_dns_cache_hits_total",
             "Questions answered from the cache.",
-            &metrics.cache_hits,
+            metrics.cache_hits.load(Ordering::Relaxed),
         ),
         (
             "gate64_dns_cache_misses_total",
             "Questions that were not in the cache.",
-            &metrics.cache_misses,
+            metrics.cache_misses.load(Ordering::Relaxed),
         ),
         (
             "gate64_dns_upstream_queries_total",
             "Questions sent to upstreams, tries included.",
-            &metrics.upstream_queries,
+            metrics.upstream_queries.load(Ordering::Relaxed),
         ),
         (
             "gate64_dns_upstream_errors_total",
             "Tries that got no usable answer.",
-            &metrics.upstream_errors,
+            metrics.upstream_errors.load(Ordering::Relaxed),
         ),
     ];
     for (name, help, value) in counters {
         let mut family = Family::counter(name, help);
-        family.count(&[], value.load(Ordering::Relaxed));
+        family.count(&[], value);
         families.push(family.done());
     }
     let mut in_flight = Family::gauge(
@@ -89,6 +89,8 @@ fn rcode(outcome: Outcome) -> &'static str {
         Outcome::Answered | Outcome::Synthesized | Outcome::Local | Outcome::NoData => "NOERROR",
         Outcome::NxDomain => "NXDOMAIN",
         Outcome::ServFail | Outcome::NotReady | Outcome::Overload => "SERVFAIL",
+        // Truncated, or nothing at all.
+        Outcome::RateLimited => "none",
         Outcome::Refused => "REFUSED",
         Outcome::FormErr => "FORMERR",
     }
