@@ -1,5 +1,7 @@
 //! Frames and packets: who may touch which bytes.
 
+use std::ops::Range;
+
 /// Octets of the longest link header: Ethernet with one 802.1Q tag.
 pub const LINK_HEADER_MAX: usize = 18;
 
@@ -10,6 +12,14 @@ pub struct Window {
     pub start: u16,
     /// Number of octets.
     pub len: u16,
+}
+
+impl Window {
+    #[inline]
+    pub(crate) fn range(self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.len)
+    }
 }
 
 /// Owns one chunk of frame memory. Neither `Copy` nor `Clone`: holding it is the permission to
@@ -59,20 +69,19 @@ impl<'a> Packet<'a> {
     /// not lie inside the chunk.
     #[inline]
     pub fn new(chunk: &'a mut [u8], window: &'a mut Window) -> Option<Packet<'a>> {
-        let end = usize::from(window.start) + usize::from(window.len);
-        (end <= chunk.len()).then_some(Packet { chunk, window })
+        (window.range().end <= chunk.len()).then_some(Packet { chunk, window })
     }
 
     /// The packet's octets.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.chunk[usize::from(self.window.start)..][..usize::from(self.window.len)]
+        &self.chunk[self.window.range()]
     }
 
     /// The packet's octets, to write.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.chunk[usize::from(self.window.start)..][..usize::from(self.window.len)]
+        &mut self.chunk[self.window.range()]
     }
 
     /// Number of octets.
@@ -103,6 +112,16 @@ impl<'a> Packet<'a> {
         let count = count.min(self.window.len);
         self.window.start += count;
         self.window.len -= count;
+    }
+
+    /// Cuts the packet to `len` octets and then drops `count` in front. Nothing is done if it has
+    /// fewer octets.
+    #[inline]
+    pub fn keep(&mut self, len: u16, count: u16) {
+        if count <= len && len <= self.window.len {
+            self.window.start += count;
+            self.window.len = len - count;
+        }
     }
 
     /// Moves the start back by `count` octets, whose content is undefined. False, and nothing

@@ -124,6 +124,21 @@ impl FrameArea {
         Packet::new(bytes, &mut frame.window).expect("a window lies inside its chunk")
     }
 
+    /// The octets of the packet in a frame.
+    ///
+    /// # Panics
+    /// As [`FrameArea::packet`].
+    #[inline]
+    pub fn octets<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        assert!(frame.area() == self.id && frame.chunk() < self.chunk_count);
+        let offset = (frame.chunk() as usize) << CHUNK_BITS;
+        // SAFETY: the chunk number was just compared with the number of chunks behind `base`.
+        let chunk = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: as in `packet`, but shared: while the frame is borrowed nobody can write.
+        let bytes = unsafe { std::slice::from_raw_parts(chunk, CHUNK_LEN) };
+        &bytes[frame.window.range()]
+    }
+
     /// Hints that the first octets of a frame's packet are about to be read.
     #[inline]
     pub fn prefetch(&self, frame: &Frame) {

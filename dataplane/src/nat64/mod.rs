@@ -8,6 +8,7 @@
 //! no session behind.
 
 mod block;
+mod established;
 mod expiry;
 mod filtering;
 mod fragment;
@@ -41,6 +42,7 @@ use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use self::block::Blocks;
+use self::established::{Forwarded, FromV4, FromV6, Lane, Plain};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
@@ -53,7 +55,7 @@ use self::relog::Relog;
 use self::scratch::Scratch;
 use self::subscriber::Subscribers;
 use self::syn_hold::SynHold;
-use self::table::{SessionRef, Table};
+use self::table::{PortPlace, SessionRef, Table};
 use self::way::Way;
 use crate::clock::{Instant, Tick};
 use crate::command::Event;
@@ -171,6 +173,27 @@ enum Kind {
     Settled(Verdict, Hop),
 }
 
+/// Where the stages keep what they know of a burst, one of each for every packet. What the lane
+/// of established sessions needs stands close together.
+#[derive(Debug, Default)]
+struct Places {
+    lane: Box<[Plain]>,
+    long: Box<[Place]>,
+}
+
+impl Places {
+    fn new() -> Places {
+        Places {
+            lane: Box::new([Plain::NONE; BATCH_FRAMES_MAX]),
+            long: Box::new([Place::EMPTY; BATCH_FRAMES_MAX]),
+        }
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Plain, &mut Place)> {
+        self.lane.iter_mut().zip(&mut self.long)
+    }
+}
+
 /// What stage one found out about a packet before any table line is needed. It is written in
 /// place: facts are too large to be handed around for every packet.
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +243,8 @@ struct PreparedV4 {
 #[derive(Debug)]
 pub struct Nat64 {
     config: Arc<Nat64Config>,
+    /// The first of the configured prefixes, close at hand.
+    pref64_first: Pref64,
     rules: siit::Rules,
     lifetimes: LifetimeTable,
     pool: Arc<PoolMap>,
@@ -244,8 +269,7 @@ pub struct Nat64 {
     refuse_new: bool,
     recompute_checksums: Vec<bool>,
     identification: u16,
-    /// One for each packet of a burst.
-    places: Vec<Place>,
+    places: Places,
 }
 
 impl Nat64 {
@@ -268,26 +292,106 @@ impl Nat64 {
         let context = Context::new(routes, now);
         // Taken out so that places and tables can be used side by side.
         let mut places = std::mem::take(&mut self.places);
-        for (item, place) in batch.items.iter_mut().zip(&mut places) {
-            let mut packet = area.packet(&mut item.frame);
-            if self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
-                recompute_checksum(&mut packet, item.side);
-            }
-            self.prepare(&mut packet, item.side, item.handed_off, place, &context);
+        let items = &mut batch.items;
+        // Nearly always all packets of a burst came from the same side.
+        let has = [Side::V6, Side::V4].map(|side| items.iter().any(|item| item.side == side));
+        if has[0] {
+            self.prepare_all::<FromV6>(area, items, &mut places, &context);
         }
-        for (_, place) in batch.items.iter().zip(&places) {
-            self.prefetch(place);
+        if has[1] {
+            self.prepare_all::<FromV4>(area, items, &mut places, &context);
         }
-        for (item, place) in batch.items.iter_mut().zip(&places) {
-            let mut packet = area.packet(&mut item.frame);
-            (item.verdict, item.hop) = self.translate(&mut packet, item.side, place, &context);
+        if has[0] {
+            self.prefetch_all::<FromV6>(items, &mut places);
+        }
+        if has[1] {
+            self.prefetch_all::<FromV4>(items, &mut places);
+        }
+        if has[0] {
+            self.translate_all::<FromV6>(area, items, &mut places, &context);
+        }
+        if has[1] {
+            self.translate_all::<FromV4>(area, items, &mut places, &context);
         }
         self.places = places;
     }
 
+    /// Stage one, for the packets of a burst that came from one side.
+    #[inline(never)] // a function for each stage and side keeps what its loop needs in registers
+    fn prepare_all<L: Lane>(
+        &mut self,
+        area: &FrameArea,
+        items: &mut [Item],
+        places: &mut Places,
+        context: &Context,
+    ) {
+        let recompute = self.recompute_checksums.contains(&true);
+        for (item, (lane, place)) in items.iter_mut().zip(places.iter_mut()) {
+            if item.side != L::SIDE {
+                continue;
+            }
+            if recompute && self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
+                recompute_checksum(&mut area.packet(&mut item.frame), item.side);
+            }
+            lane.is_taken = L::enter(self, area.octets(&item.frame), lane).is_some();
+            if !lane.is_taken {
+                self.prepare(area, item, place, context);
+            }
+        }
+    }
+
+    /// Stage two, likewise.
+    #[inline(never)]
+    fn prefetch_all<L: Lane>(&mut self, items: &[Item], places: &mut Places) {
+        for (item, (lane, place)) in items.iter().zip(places.iter_mut()) {
+            if item.side != L::SIDE {
+                continue;
+            }
+            if lane.is_taken {
+                L::prefetch(self, lane);
+            } else {
+                self.prefetch(place);
+            }
+        }
+    }
+
+    /// Stage three, likewise.
+    #[inline(never)]
+    fn translate_all<L: Lane>(
+        &mut self,
+        area: &FrameArea,
+        items: &mut [Item],
+        places: &mut Places,
+        context: &Context,
+    ) {
+        let mut forwarded = Forwarded::default();
+        for (item, (lane, place)) in items.iter_mut().zip(places.iter_mut()) {
+            if item.side != L::SIDE {
+                continue;
+            }
+            if lane.is_taken {
+                let mut packet = area.packet(&mut item.frame);
+                if let Some(hop) = L::pass(self, &mut packet, lane, context) {
+                    forwarded.count(lane.header.len);
+                    item.verdict = Verdict::Forward(L::SIDE.other());
+                    item.hop = Hop::Resolved(hop);
+                    continue;
+                }
+                self.prepare(area, item, place, context);
+            }
+            self.finish(area, item, place, context);
+        }
+        self.count_lane(L::SIDE, &forwarded);
+    }
+
     /// Stage one: parse, refuse what content alone decides, find the owner, ask for the first line.
-    #[inline]
-    fn prepare(
+    #[inline(never)]
+    fn prepare(&mut self, area: &FrameArea, item: &mut Item, place: &mut Place, context: &Context) {
+        let mut packet = area.packet(&mut item.frame);
+        self.prepare_packet(&mut packet, item.side, item.handed_off, place, context);
+    }
+
+    fn prepare_packet(
         &mut self,
         packet: &mut Packet,
         side: Side,
@@ -302,7 +406,7 @@ impl Nat64 {
         place.kind = match kind {
             Ok(kind) => kind,
             Err(refusal) if side == Side::V6 && self.clear_suffix(packet, refusal) => {
-                return self.prepare(packet, side, handed_off, place, context);
+                return self.prepare_packet(packet, side, handed_off, place, context);
             }
             Err(refusal) => {
                 let (verdict, hop) = self.refuse(packet, side, refusal, context);
@@ -369,7 +473,8 @@ impl Nat64 {
         if owner != self.worker {
             return Ok(Kind::Elsewhere(owner));
         }
-        self.table.prefetch_port(one.slot, port, one.protocol);
+        self.table
+            .prefetch_place(PortPlace::of(one.slot, port, one.protocol));
         Ok(Kind::V4)
     }
 
@@ -377,12 +482,18 @@ impl Nat64 {
     /// suffix are none of ours until [`Nat64::clear_suffix`] has cleared it.
     #[inline]
     fn pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
-        for (number, pref64) in (0u8..).zip(&self.config.pref64) {
-            if let Some(remote) = pref64.extract_exact(dst) {
-                return Ok((number, remote));
-            }
+        match self.pref64_first.extract_exact(dst) {
+            Some(remote) => Ok((0, remote)),
+            None => self.further_pref64_of(dst),
         }
-        Err(DropReason::NotOurs.into())
+    }
+
+    #[cold]
+    fn further_pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
+        let mut further = (0u8..).zip(&self.config.pref64).skip(1);
+        further
+            .find_map(|(number, pref64)| Some((number, pref64.extract_exact(dst)?)))
+            .ok_or(DropReason::NotOurs.into())
     }
 
     /// Refuses addresses that no session may have. What has a session was judged when that was
@@ -408,25 +519,31 @@ impl Nat64 {
     }
 
     /// Stage two: the line that the first one named.
-    #[inline]
+    #[inline(never)]
     fn prefetch(&self, place: &Place) {
-        match place.kind {
-            Kind::V6 => self.table.prefetch_guess(place.v6.probe),
+        let bib = match place.kind {
+            Kind::V6 => self.table.guess(place.v6.probe),
             Kind::V4 => {
                 let PreparedV4 {
                     facts,
                     protocol,
                     slot,
                 } = &place.v4;
-                self.table
-                    .prefetch_entry(*slot, facts.l4.dst_port, *protocol);
+                let port = facts.l4.dst_port;
+                self.table.at_place(PortPlace::of(*slot, port, *protocol))
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        self.table.prefetch_bib(bib);
     }
 
     /// Stage three: look up, update, write.
-    #[inline]
+    #[inline(never)]
+    fn finish(&mut self, area: &FrameArea, item: &mut Item, place: &Place, context: &Context) {
+        let mut packet = area.packet(&mut item.frame);
+        (item.verdict, item.hop) = self.translate(&mut packet, item.side, place, context);
+    }
+
     fn translate(
         &mut self,
         packet: &mut Packet,
@@ -690,7 +807,7 @@ impl Nat64 {
             ));
         }
         let mut place = Place::EMPTY;
-        self.prepare(packet, Side::V4, false, &mut place, context);
+        self.prepare_packet(packet, Side::V4, false, &mut place, context);
         Ok(self.translate(packet, Side::V4, &place, context))
     }
 

@@ -47,6 +47,12 @@ impl Ownership {
         ownership
     }
 
+    /// Whether there is but one worker, who owns everything.
+    #[inline]
+    pub fn is_alone(&self) -> bool {
+        self.workers == 1
+    }
+
     /// The part of an IPv6 address that names the subscriber.
     #[inline]
     pub fn subscriber_prefix(&self, ip: Ipv6Addr) -> u128 {
@@ -56,7 +62,7 @@ impl Ownership {
     /// The owner of an IPv6 host's sessions.
     #[inline]
     pub fn of_v6(&self, ip: Ipv6Addr) -> WorkerId {
-        if self.workers == 1 {
+        if self.is_alone() {
             return WorkerId(0);
         }
         self.pick(self.key.prefix(self.subscriber_prefix(ip)))
@@ -65,7 +71,7 @@ impl Ownership {
     /// The owner of a pool transport address.
     #[inline]
     pub fn of_v4(&self, pool: &PoolMap, ip: Ipv4Addr, port: u16, protocol: Protocol) -> WorkerId {
-        if self.workers == 1 {
+        if self.is_alone() {
             return WorkerId(0);
         }
         if !self.static_owner.is_empty()
@@ -102,7 +108,7 @@ impl Ownership {
     /// The worker that gathers the fragments of one packet, by a hash of its identity.
     #[inline]
     pub fn of_fragment(&self, identity: [u64; 3]) -> WorkerId {
-        if self.workers == 1 {
+        if self.is_alone() {
             return WorkerId(0);
         }
         self.pick(self.key.words(identity[0], identity[1], identity[2]))

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gate64_wire::addr::Protocol;
+use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use super::block::Blocks;
@@ -17,7 +18,7 @@ use super::relog::Relog;
 use super::subscriber::Subscribers;
 use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
-use super::{BATCH_FRAMES_MAX, EVENTS_MAX, Nat64, Place};
+use super::{EVENTS_MAX, Nat64, Places};
 use crate::clock::ticks;
 use crate::config::{AutoOnOff, Filtering, Nat64Config};
 use crate::counters::{self, Counters};
@@ -243,6 +244,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
     let mut counters = Counters::default();
     counters.set(counters::port_blocks_total(0), u64::from(blocks.owned));
     let mut nat64 = Nat64 {
+        pref64_first: config.pref64.first().copied().unwrap_or(Pref64::WELL_KNOWN),
         rules: siit::Rules::new(config),
         lifetimes: LifetimeTable::new(&config.lifetimes),
         pool: Arc::clone(pool),
@@ -265,7 +267,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         refuse_new: false,
         recompute_checksums: settings.recompute_checksums.clone(),
         identification: u16::try_from(rng.below(1 << 16)).unwrap_or(0),
-        places: vec![Place::EMPTY; BATCH_FRAMES_MAX],
+        places: Places::new(),
         config: Arc::clone(config),
     };
     nat64.add_static_entries();

@@ -25,6 +25,8 @@ struct Range {
 #[derive(Debug, Clone)]
 pub struct PoolMap {
     ranges: Vec<Range>,
+    /// The lowest and the highest address: nearly every peer is outside.
+    hull: (u32, u32),
     block_size: u16,
     slot_count: u32,
     block_count: u32,
@@ -37,6 +39,7 @@ impl PoolMap {
         let block_size = config.subscriber.port_block_size;
         let mut map = PoolMap {
             ranges: Vec::new(),
+            hull: (u32::MAX, 0),
             block_size,
             slot_count: 0,
             block_count: 0,
@@ -62,6 +65,7 @@ impl PoolMap {
             block_first: self.block_count + 1,
             shared_with_host: prefix.shared_with_host,
         };
+        self.hull = (self.hull.0.min(first), self.hull.1.max(last));
         self.slot_count += last - first + 1;
         self.block_count += (last - first + 1) * blocks;
         self.ranges.push(range);
@@ -103,6 +107,13 @@ impl PoolMap {
             slot.checked_sub(range.slot)
                 .is_some_and(|at| at <= range.last - range.first)
         })
+    }
+
+    /// Whether an address is in the pool.
+    #[inline]
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        let (first, last) = self.hull;
+        (first..=last).contains(&u32::from(ip)) && self.slot(ip).is_some()
     }
 
     /// The place of an address, if it is in the pool.

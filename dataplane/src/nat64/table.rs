@@ -53,6 +53,12 @@ impl Session {
         self.state.wrapping_sub(1) < STATE_DEAD - 1
     }
 
+    /// Whether it is a live session with this peer.
+    #[inline]
+    pub fn is_with(&self, peer: TransportAddr4) -> bool {
+        self.remote == u32::from(peer.ip) && self.remote_port == peer.port && self.is_live()
+    }
+
     /// The kept hop towards a side, if it is of this route snapshot.
     #[inline]
     pub fn hop(&self, generation: u16, towards_v4: bool) -> Option<HopId> {
@@ -234,11 +240,48 @@ impl WheelRef {
     }
 }
 
+/// A BIB entry and one of its sessions.
+#[derive(Debug)]
+pub struct Met<'a> {
+    /// X',x.
+    pub v6: TransportAddr6,
+    /// T,t.
+    pub v4: TransportAddr4,
+    /// The session, to write.
+    pub session: &'a mut Session,
+}
+
+impl Met<'_> {
+    #[inline]
+    fn first(entry: &mut BibEntry) -> Met<'_> {
+        Met {
+            v6: entry.v6(),
+            v4: entry.v4(),
+            session: &mut entry.session,
+        }
+    }
+}
+
 /// What does not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableFull;
 
 const PORTS: usize = 1 << 16;
+
+/// The place of a pool port in its index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortPlace(usize);
+
+impl PortPlace {
+    /// What stands where none was computed yet.
+    pub const NOWHERE: PortPlace = PortPlace(0);
+
+    /// The place of a port of a pool address.
+    #[inline]
+    pub fn of(slot: Slot, port: u16, protocol: Protocol) -> PortPlace {
+        PortPlace((slot as usize * 3 + protocol.index()) << 16 | usize::from(port))
+    }
+}
 
 /// Sizes of the tables of one worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,23 +383,28 @@ impl Table {
         self.by_v6.prefetch(probe);
     }
 
-    /// Second stage, IPv6 side: the entry that the bucket most likely means.
+    /// The BIB entry that a probe most likely leads to, 0 for none.
     #[inline]
-    pub fn prefetch_guess(&self, probe: Probe) {
-        self.bibs.prefetch(self.by_v6.guess(probe) as usize);
+    pub fn guess(&self, probe: Probe) -> u32 {
+        self.by_v6.guess(probe)
     }
 
     /// First stage, IPv4 side: the place of the port.
     #[inline]
-    pub fn prefetch_port(&self, slot: Slot, port: u16, protocol: Protocol) {
-        self.ports.prefetch(port_place(slot, port, protocol));
+    pub fn prefetch_place(&self, place: PortPlace) {
+        self.ports.prefetch(place.0);
     }
 
-    /// Second stage, IPv4 side: the entry.
+    /// The BIB entry at a place, 0 for none.
     #[inline]
-    pub fn prefetch_entry(&self, slot: Slot, port: u16, protocol: Protocol) {
-        self.bibs
-            .prefetch(self.ports[port_place(slot, port, protocol)] as usize);
+    pub fn at_place(&self, place: PortPlace) -> u32 {
+        self.ports[place.0]
+    }
+
+    /// Second stage, both sides: the entry.
+    #[inline]
+    pub fn prefetch_bib(&self, bib: u32) {
+        self.bibs.prefetch(bib as usize);
     }
 
     /// The BIB entry of an IPv6 transport address.
@@ -375,7 +423,7 @@ impl Table {
     /// The BIB entry of a pool transport address.
     #[inline]
     pub fn find_v4(&self, slot: Slot, port: u16, protocol: Protocol) -> Option<u32> {
-        let bib = self.ports[port_place(slot, port, protocol)];
+        let bib = self.at_place(PortPlace::of(slot, port, protocol));
         (bib != 0).then_some(bib)
     }
 
@@ -389,30 +437,33 @@ impl Table {
     #[inline]
     pub fn find_session(&self, bib: u32, remote: Ipv4Addr, remote_port: u16) -> Option<SessionRef> {
         let entry = &self.bibs[bib as usize];
-        let remote = u32::from(remote);
-        let first = &entry.session;
-        if first.remote == remote && first.remote_port == remote_port && first.is_live() {
+        let peer = TransportAddr4 {
+            ip: remote,
+            port: remote_port,
+        };
+        if entry.session.is_with(peer) {
             return Some(SessionRef::First(bib));
         }
+        let remote = u32::from(remote);
         if entry.extra_count == 0 {
             return None;
         }
-        self.find_extra(bib, remote, remote_port)
+        let extra = self.find_extra(bib, remote, remote_port)?;
+        Some(SessionRef::Extra { extra, bib })
     }
 
-    fn find_extra(&self, bib: u32, remote: u32, remote_port: u16) -> Option<SessionRef> {
+    fn find_extra(&self, bib: u32, remote: u32, remote_port: u16) -> Option<u32> {
         let probe = self
             .by_session
             .probe(self.key.session(bib, remote, remote_port));
-        let extra = self.by_session.find(probe, |extra| {
+        self.by_session.find(probe, |extra| {
             let extra = &self.extras[extra as usize];
             let session = &extra.session;
             extra.bib == bib
                 && session.remote == remote
                 && session.remote_port == remote_port
                 && session.is_live()
-        })?;
-        Some(SessionRef::Extra { extra, bib })
+        })
     }
 
     /// A session.
@@ -449,6 +500,62 @@ impl Table {
         }
     }
 
+    /// The session of this IPv6 transport address with this IPv4 peer, to write, and its BIB
+    /// entry: all that a packet of an established session needs, in one access. `guess` is what
+    /// [`Table::guess`] said.
+    #[inline]
+    pub fn meet_v6(
+        &mut self,
+        guess: u32,
+        probe: Probe,
+        host: TransportAddr6,
+        protocol: Protocol,
+        peer: TransportAddr4,
+    ) -> Option<Met<'_>> {
+        let at_once = self.bibs.get(guess as usize).is_some_and(|entry| {
+            entry.is(host.ip, host.port, protocol) && entry.session.is_with(peer)
+        });
+        if at_once {
+            return self.bibs.get_mut(guess as usize).map(Met::first);
+        }
+        self.search_v6(probe, host, protocol, peer)
+    }
+
+    /// The bucket's first tag was another's, or it is not the first session.
+    #[cold]
+    fn search_v6(
+        &mut self,
+        probe: Probe,
+        host: TransportAddr6,
+        protocol: Protocol,
+        peer: TransportAddr4,
+    ) -> Option<Met<'_>> {
+        let bib = self.find_v6(probe, host.ip, host.port, protocol)?;
+        self.meet_further(bib, peer)
+    }
+
+    /// As [`Table::meet_v6`] for the BIB entry that a place names, 0 for none.
+    #[inline]
+    pub fn meet_v4(&mut self, bib: u32, peer: TransportAddr4) -> Option<Met<'_>> {
+        let entry = self.bibs.get(bib as usize)?;
+        if entry.session.is_with(peer) {
+            return self.bibs.get_mut(bib as usize).map(Met::first);
+        }
+        self.meet_further(bib, peer)
+    }
+
+    #[cold]
+    fn meet_further(&mut self, bib: u32, peer: TransportAddr4) -> Option<Met<'_>> {
+        let at = self.find_session(bib, peer.ip, peer.port)?;
+        let entry = &mut self.bibs[bib as usize];
+        let (v6, v4) = (entry.v6(), entry.v4());
+        let session = match at {
+            SessionRef::First(_) => &mut entry.session,
+            SessionRef::Extra { extra, .. } => &mut self.extras[extra as usize].session,
+        };
+        Some(Met { v6, v4, session })
+    }
+
     /// A further session with its BIB entry, by number.
     pub fn extra(&self, extra: u32) -> &ExtraSession {
         &self.extras[extra as usize]
@@ -472,7 +579,7 @@ impl Table {
         self.by_v6
             .prefetch(self.probe(v6.ip, v6.port, entry.protocol()));
         self.ports
-            .prefetch(port_place(entry.slot, entry.v4_port, entry.protocol()));
+            .prefetch(PortPlace::of(entry.slot, entry.v4_port, entry.protocol()).0);
     }
 
     /// Whether one more session fits.
@@ -510,7 +617,7 @@ impl Table {
         } else {
             self.bib_fresh += 1;
         }
-        self.ports[port_place(slot, v4.port, protocol)] = bib;
+        self.ports[PortPlace::of(slot, v4.port, protocol).0] = bib;
         self.bibs[bib as usize] = BibEntry {
             v6_ip: v6.ip.octets(),
             v6_port: v6.port,
@@ -537,7 +644,7 @@ impl Table {
         let probe = self.probe(entry.v6().ip, entry.v6_port, entry.protocol());
         let found = self.by_v6.remove(probe, bib);
         debug_assert!(found, "every live BIB entry is indexed");
-        self.ports[port_place(entry.slot, entry.v4_port, entry.protocol())] = 0;
+        self.ports[PortPlace::of(entry.slot, entry.v4_port, entry.protocol()).0] = 0;
         let entry = &mut self.bibs[bib as usize];
         entry.flags = 0;
         entry.subscriber = self.bib_free;
@@ -659,9 +766,4 @@ impl Table {
             .filter(|(_, extra)| extra.session.state != 0);
         (rows, (end < self.extra_fresh).then_some(end))
     }
-}
-
-#[inline]
-fn port_place(slot: Slot, port: u16, protocol: Protocol) -> usize {
-    (slot as usize * 3 + protocol.index()) << 16 | usize::from(port)
 }

@@ -9,6 +9,7 @@ mod error_table;
 mod fragment;
 mod icmp_error;
 mod mss;
+mod plain;
 mod reject;
 mod v4_to_v6;
 mod v6_to_v4;
@@ -19,6 +20,7 @@ pub use error_table::NextHopMtu;
 pub use fragment::{FragmentV6, fragments_v6};
 pub use icmp_error::{v4_to_v6_error, v6_to_v4_error};
 pub use mss::clamp_mss;
+pub use plain::{GROWTH, PlainHeader, plain_v4_to_v6, plain_v6_to_v4};
 pub use reject::{make_error_v4, make_error_v6};
 pub use v4_to_v6::{v4_to_v6, v4_to_v6_growth};
 pub use v6_to_v4::v6_to_v4;
@@ -31,7 +33,7 @@ use crate::config::{Nat64Config, TrafficClass, UdpChecksumZero};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// Traffic class and type of service of translated packets.
-    pub traffic_class: TrafficClass,
+    traffic_class: TrafficClassRule,
     /// MTUs to try for a fragmentation needed that names none, descending (RFC 1191 section 7).
     pub mtu_plateaus: Box<[u16]>,
     /// Size to which IPv4 packets without DF are fragmented.
@@ -44,7 +46,7 @@ impl Rules {
     /// The rules of a configuration.
     pub fn new(config: &Nat64Config) -> Rules {
         Rules {
-            traffic_class: config.traffic_class,
+            traffic_class: TrafficClassRule::new(config.traffic_class),
             mtu_plateaus: config.mtu_plateaus.as_slice().into(),
             ipv6_mtu_lowest: config.ipv6_mtu_lowest,
             udp_checksum_zero: config.udp_checksum_zero,
@@ -54,9 +56,22 @@ impl Rules {
     /// The translated packet's traffic class or type of service (RFC 7915 section 4.1, 5.1).
     #[inline]
     fn traffic_class(&self, received: u8) -> u8 {
-        match self.traffic_class {
-            TrafficClass::Copy => received,
-            TrafficClass::Fixed(octet) => octet,
+        received & self.traffic_class.kept | self.traffic_class.set
+    }
+}
+
+/// The configured traffic class as two masks, so that no packet has to ask which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TrafficClassRule {
+    kept: u8,
+    set: u8,
+}
+
+impl TrafficClassRule {
+    fn new(config: TrafficClass) -> TrafficClassRule {
+        match config {
+            TrafficClass::Copy => TrafficClassRule { kept: 0xff, set: 0 },
+            TrafficClass::Fixed(set) => TrafficClassRule { kept: 0, set },
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{IPV6_MTU_MIN, Rules, protocol_v4};
 use crate::packet::Packet;
 
 /// The largest IPv4 packet that left as an IPv6 packet of the minimum MTU (section 5.1).
-const UNFRAGMENTED_LEN_MAX: u16 = IPV6_MTU_MIN - 20;
+pub(super) const UNFRAGMENTED_LEN_MAX: u16 = IPV6_MTU_MIN - 20;
 
 const IPV4_HEADER_LEN: u16 = 20;
 

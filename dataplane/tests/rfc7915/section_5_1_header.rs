@@ -1,8 +1,8 @@
 //! IPv6 headers become IPv4 headers.
 
 use etherparse::PacketBuilder;
-use gate64_dataplane::config::TrafficClass;
-use gate64_dataplane::siit;
+use gate64_dataplane::config::{Nat64Config, TrafficClass};
+use gate64_dataplane::siit::{self, Rules};
 use gate64_dataplane::verdict::{DropReason, IcmpError, Refusal};
 use gate64_wire::addr::Protocol;
 use gate64_wire::facts::Ipv6Facts;
@@ -59,8 +59,10 @@ fn dont_fragment_above_1260_octets() {
 
 #[test]
 fn traffic_class_may_be_fixed() {
-    let mut rules = rules();
-    rules.traffic_class = TrafficClass::Fixed(0x20);
+    let rules = Rules::new(&Nat64Config {
+        traffic_class: TrafficClass::Fixed(0x20),
+        ..Nat64Config::default()
+    });
     let out = to_v4(&udp_v6(&[]), Protocol::Udp, &rules);
     assert_eq!(out[1], 0x20);
     judge(&out);

@@ -39,11 +39,18 @@ impl Sum {
         Sum(self.0 + u64::from(word))
     }
 
+    /// Adds two 16-bit words at once.
+    #[inline]
+    #[must_use]
+    pub fn long(self, words: u32) -> Sum {
+        Sum(self.0 + u64::from(words))
+    }
+
     /// Adds an IPv4 address.
     #[inline]
     #[must_use]
     pub fn ipv4(self, ip: Ipv4Addr) -> Sum {
-        Sum(self.0 + u64::from(u32::from(ip)))
+        self.long(u32::from(ip))
     }
 
     /// Adds an IPv6 address.
@@ -73,14 +80,14 @@ impl Sum {
 }
 
 /// Folds the carries of a sum of 32-bit words back in.
+/// Ones'-complement addition of halves, twice: 64 to 32 bits, then to 16.
 #[inline]
-#[allow(clippy::cast_possible_truncation)] // the last fold leaves 16 bits
+#[allow(clippy::cast_possible_truncation)] // each cast takes one half
 fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum.wrapping_add(u32::from(carry)); // after a carry there is room for it
+    // Both halves hold the sum of both; the upper one has also got the carry of the lower.
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 #[inline]
@@ -158,7 +165,8 @@ impl Delta {
     /// The checksum field after the change. A wrong one stays wrong by as much.
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {
-        !Sum(u64::from(!checksum)).word(self.0).folded()
+        let (sum, carry) = (!checksum).overflowing_add(self.0);
+        !sum.wrapping_add(u16::from(carry)) // after a carry there is room for it
     }
 
     /// As [`Delta::apply`] for UDP, where zero means "none" and goes as 0xFFFF.

@@ -122,7 +122,8 @@ pub struct Ipv4Facts {
 }
 
 impl L4Facts {
-    const NONE: L4Facts = L4Facts {
+    /// Nothing known.
+    pub const NONE: L4Facts = L4Facts {
         kind: L4Kind::Unknown,
         src_port: 0,
         dst_port: 0,

@@ -9,7 +9,8 @@ use crate::l4::{self, Extent, Family};
 /// Octets of the header without options.
 pub const HEADER_LEN: usize = 20;
 
-const DONT_FRAGMENT: u16 = 0x4000;
+/// DF in the field of flags and fragment offset.
+pub const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
 
@@ -58,23 +59,19 @@ impl Header {
         if self.more_fragments {
             fragment |= MORE_FRAGMENTS;
         }
-        out[0] = 0x45;
-        out[1] = self.tos;
-        out[2..4].copy_from_slice(&self.len.to_be_bytes());
-        out[4..6].copy_from_slice(&self.id.to_be_bytes());
-        out[6..8].copy_from_slice(&fragment.to_be_bytes());
-        out[8] = self.ttl;
-        out[9] = self.protocol;
+        let first = 0x4500_0000 | u32::from(self.tos) << 16 | u32::from(self.len);
+        let second = u32::from(self.id) << 16 | u32::from(fragment);
+        let third = u32::from(self.ttl) << 24 | u32::from(self.protocol) << 16;
         let checksum = Sum::ZERO
-            .word(u16::from_be_bytes([0x45, self.tos]))
-            .word(self.len)
-            .word(self.id)
-            .word(fragment)
-            .word(u16::from_be_bytes([self.ttl, self.protocol]))
+            .long(first)
+            .long(second)
+            .long(third)
             .ipv4(self.src)
             .ipv4(self.dst)
             .checksum();
-        out[10..12].copy_from_slice(&checksum.to_be_bytes());
+        out[..4].copy_from_slice(&first.to_be_bytes());
+        out[4..8].copy_from_slice(&second.to_be_bytes());
+        out[8..12].copy_from_slice(&(third | u32::from(checksum)).to_be_bytes());
         out[12..16].copy_from_slice(&self.src.octets());
         out[16..20].copy_from_slice(&self.dst.octets());
     }

@@ -47,10 +47,11 @@ impl Header {
     #[inline]
     pub fn write(&self, out: &mut [u8; HEADER_LEN]) {
         let first = 6 << 28 | u32::from(self.traffic_class) << 20;
+        let second = u32::from(self.payload_len) << 16
+            | u32::from(self.next_header) << 8
+            | u32::from(self.hop_limit);
         out[..4].copy_from_slice(&first.to_be_bytes());
-        out[4..6].copy_from_slice(&self.payload_len.to_be_bytes());
-        out[6] = self.next_header;
-        out[7] = self.hop_limit;
+        out[4..8].copy_from_slice(&second.to_be_bytes());
         out[8..24].copy_from_slice(&self.src.octets());
         out[24..40].copy_from_slice(&self.dst.octets());
     }

@@ -15,6 +15,7 @@ pub mod inner;
 pub mod ipv4;
 pub mod ipv6;
 mod l4;
+pub mod plain;
 pub mod rfc6052;
 pub mod tcp;
 pub mod udp;

@@ -7,8 +7,9 @@ use std::str::FromStr;
 /// A translation prefix, `Pref64::/n` with n of 32, 40, 48, 56, 64 or 96 (RFC 6052 section 2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pref64 {
+    /// As a number whose octets in memory are the address's: compared without turning any round.
     prefix: u128,
-    /// Ones where the prefix is.
+    /// Likewise.
     mask: u128,
     length: u8,
 }
@@ -47,7 +48,7 @@ impl std::error::Error for Pref64Error {}
 impl Pref64 {
     /// The well-known prefix 64:ff9b::/96 (RFC 6052 section 2.1).
     pub const WELL_KNOWN: Pref64 = Pref64 {
-        prefix: 0x0064_ff9b_0000_0000_0000_0000_0000_0000,
+        prefix: 0x0064_ff9b_0000_0000_0000_0000_0000_0000_u128.to_be(),
         mask: mask(96),
         length: 96,
     };
@@ -61,7 +62,7 @@ impl Pref64 {
             return Err(Pref64Error::Length(length));
         }
         let prefix = u128::from(address);
-        if prefix & !mask(length) != 0 {
+        if prefix & !u128::from_be(mask(length)) != 0 {
             return Err(Pref64Error::HostBits);
         }
         // Bits 64 to 71 are the eighth octet counted from zero, bits 56..63 from the right.
@@ -69,7 +70,7 @@ impl Pref64 {
             return Err(Pref64Error::Octet8);
         }
         Ok(Pref64 {
-            prefix,
+            prefix: prefix.to_be(),
             mask: mask(length),
             length,
         })
@@ -77,7 +78,7 @@ impl Pref64 {
 
     /// The prefix with zeroes behind it.
     pub fn address(self) -> Ipv6Addr {
-        Ipv6Addr::from(self.prefix)
+        Ipv6Addr::from(self.prefix.to_ne_bytes())
     }
 
     /// 32, 40, 48, 56, 64 or 96.
@@ -93,22 +94,30 @@ impl Pref64 {
     /// Whether the address begins with this prefix.
     #[inline]
     pub fn contains(self, address: Ipv6Addr) -> bool {
-        u128::from(address) & self.mask == self.prefix
+        u128::from_ne_bytes(address.octets()) & self.mask == self.prefix
     }
 
     /// The IPv4-embedded IPv6 address: octet 8 and the suffix are zero (section 2.2).
     #[inline]
     pub fn embed(self, ip: Ipv4Addr) -> Ipv6Addr {
-        let v4 = u128::from(u32::from(ip));
-        if self.length == 96 {
-            return Ipv6Addr::from(self.prefix | v4);
+        if self.length != 96 {
+            return self.embed_short(ip);
         }
+        let mut octets = self.prefix.to_ne_bytes();
+        octets[12..].copy_from_slice(&ip.octets());
+        Ipv6Addr::from(octets)
+    }
+
+    /// Into prefixes with octet 8 behind them.
+    #[cold]
+    fn embed_short(self, ip: Ipv4Addr) -> Ipv6Addr {
+        let v4 = u128::from(u32::from(ip));
         // As if no octet were skipped: the 32 bits begin right behind the prefix.
         let plain = v4 << (96 - u32::from(self.length));
         // What would lie in octets 8 and later moves one octet to the right.
         let before = plain & !u128::from(u64::MAX);
         let behind = (plain & u128::from(u64::MAX)) >> 8;
-        Ipv6Addr::from(self.prefix | before | behind)
+        Ipv6Addr::from(u128::from_be(self.prefix) | before | behind)
     }
 
     /// The IPv4 address inside, if the address begins with this prefix. Octet 8 and the suffix
@@ -118,15 +127,21 @@ impl Pref64 {
         if !self.contains(address) {
             return None;
         }
+        if self.length != 96 {
+            return Some(self.extract_short(address));
+        }
+        #[allow(clippy::cast_possible_truncation)] // the last 32 bits are what is meant
+        Some(Ipv4Addr::from_bits(u128::from(address) as u32))
+    }
+
+    /// Of the prefixes with octet 8 behind them.
+    #[cold]
+    fn extract_short(self, address: Ipv6Addr) -> Ipv4Addr {
         let bits = u128::from(address);
-        let [.., a, b, c, d] = if self.length == 96 {
-            bits.to_be_bytes()
-        } else {
-            let before = bits & !u128::from(u64::MAX);
-            let behind = (bits & (u128::from(u64::MAX) >> 8)) << 8;
-            ((before | behind) >> (96 - u32::from(self.length))).to_be_bytes()
-        };
-        Some(Ipv4Addr::new(a, b, c, d))
+        let before = bits & !u128::from(u64::MAX);
+        let behind = (bits & (u128::from(u64::MAX) >> 8)) << 8;
+        #[allow(clippy::cast_possible_truncation)] // the last 32 bits are what is meant
+        Ipv4Addr::from_bits(((before | behind) >> (96 - u32::from(self.length))) as u32)
     }
 
     /// As [`Pref64::extract`], but only of an address whose octet 8 and suffix are zero: one that
@@ -139,7 +154,7 @@ impl Pref64 {
 }
 
 const fn mask(length: u8) -> u128 {
-    !(u128::MAX >> length)
+    (!(u128::MAX >> length)).to_be()
 }
 
 impl FromStr for Pref64 {
