@@ -71,6 +71,9 @@ pub const fn slab_bytes<T>(count: usize) -> usize {
 /// Slabs begin on a cache line.
 const ALIGN: usize = 64;
 
+/// Ordinary page size; larger ones are multiples of it.
+const PAGE: usize = 4096;
+
 /// Hugepage size asked for (x86-64 and arm64 default).
 const HUGE: usize = 2 << 20;
 
@@ -92,7 +95,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Reserves `bytes` of zeroed memory. Ordinary pages become resident when first touched.
+    /// Reserves `bytes` of zeroed memory.
     ///
     /// # Errors
     /// The kernel's refusal: hugepages not there, or address space exhausted.
@@ -138,7 +141,18 @@ impl Arena {
         self.pages
     }
 
-    /// Cuts a slab of `count` zeroed entries.
+    /// Cuts a slab of `count` zeroed entries that are resident at once: no packet waits for the
+    /// kernel to find and zero a page.
+    ///
+    /// # Errors
+    /// The arena is used up, or the machine's memory is.
+    pub fn resident_slab<T: Plain>(&mut self, count: usize) -> Result<Slab<T>, ArenaError> {
+        let slab = self.slab(count)?;
+        slab.populate()?;
+        Ok(slab)
+    }
+
+    /// Cuts a slab of `count` zeroed entries, which become resident when first touched.
     ///
     /// # Errors
     /// The arena is used up.
@@ -196,6 +210,27 @@ impl<T: Plain> DerefMut for Slab<T> {
 }
 
 impl<T: Plain> Slab<T> {
+    fn populate(&self) -> Result<(), ArenaError> {
+        let base = self.base.as_ptr().expose_provenance();
+        let first = base & !(PAGE - 1);
+        let bytes = base + slab_bytes::<T>(self.len) - first;
+        let at = std::ptr::with_exposed_provenance_mut(first);
+        // SAFETY: the pages lie in the mapping, which begins on a page (the first one may be
+        // shared with the slab in front); populating them changes no content.
+        let result = unsafe { libc::madvise(at, bytes, libc::MADV_POPULATE_WRITE) };
+        let source = std::io::Error::last_os_error();
+        // Linux before 5.14 does not know the advice: pages come when they are touched.
+        if result == 0 || source.raw_os_error() == Some(libc::EINVAL) {
+            return Ok(());
+        }
+        let what = "";
+        Err(ArenaError::Reserve {
+            bytes,
+            what,
+            source,
+        })
+    }
+
     /// Asks the memory for the entry's first cache line. An index beyond the end does nothing:
     /// a prefetch never faults.
     #[inline]

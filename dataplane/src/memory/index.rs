@@ -69,7 +69,7 @@ impl Index {
     /// The arena is used up.
     pub fn new(arena: &mut super::Arena, capacity: usize) -> Result<Index, super::ArenaError> {
         let count = bucket_count(capacity);
-        let buckets = arena.slab(count)?;
+        let buckets = arena.resident_slab(count)?;
         Ok(Index {
             buckets,
             count: u32::try_from(count).unwrap_or(u32::MAX),

@@ -67,7 +67,7 @@ pub struct Wheel {
     chunks: Slab<Chunk>,
     /// Chunks given back, linked by `next`.
     free: u32,
-    /// Chunks never used begin here; untouched memory stays unmapped.
+    /// Chunks never used begin here.
     fresh: u32,
     /// The tick whose slot is visited next.
     current: Tick,
@@ -85,8 +85,8 @@ impl Wheel {
     /// The arena is used up.
     pub fn new(arena: &mut Arena, capacity: usize) -> Result<Wheel, ArenaError> {
         Ok(Wheel {
-            slots: arena.slab(SLOTS as usize)?,
-            chunks: arena.slab(chunk_count(capacity))?,
+            slots: arena.resident_slab(SLOTS as usize)?,
+            chunks: arena.resident_slab(chunk_count(capacity))?,
             free: 0,
             fresh: 1,
             current: Tick(0),

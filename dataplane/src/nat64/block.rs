@@ -97,7 +97,7 @@ impl Blocks {
         let words = words_per_bitmap(&pool);
         let free_words = free_words(&pool);
         let mut blocks = Blocks {
-            blocks: arena.slab(count)?,
+            blocks: arena.resident_slab(count)?,
             bitmaps: arena.slab(count * 3 * KINDS * words)?,
             free: arena.slab(slots * free_words)?,
             free_count: arena.slab(slots)?,

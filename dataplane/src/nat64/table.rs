@@ -352,9 +352,10 @@ impl Table {
     /// The arena is used up.
     pub fn new(arena: &mut Arena, sizes: &TableSizes, key: HashKey) -> Result<Table, ArenaError> {
         Ok(Table {
-            bibs: arena.slab(sizes.bibs() + 1)?,
+            bibs: arena.resident_slab(sizes.bibs() + 1)?,
             bib_free: 0,
             bib_fresh: 1,
+            // Most mappings have one session, and most ports of the pool are another worker's.
             extras: arena.slab(sizes.sessions + 1)?,
             extra_free: 0,
             extra_fresh: 1,
