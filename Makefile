@@ -74,7 +74,7 @@ bench-peers: build
 FUZZ_SECONDS ?= 600
 fuzz:
 	@./deploy/deps.sh fuzz
-	@for target in v6_packets v4_packets operations; do \
+	@for target in v6_packets v4_packets inner_packets fragments operations; do \
 		mkdir -p dataplane/fuzz/corpus/$$target && \
 		(cd dataplane && PATH="$$PATH:$(CURDIR)/.cache/cargo/bin" RUSTC_BOOTSTRAP=1 \
 			cargo fuzz run --target-dir $(TARGET_DIR)/fuzz $$target fuzz/corpus/$$target fuzz/inputs/$$target -- \

@@ -30,6 +30,16 @@ fn v4_packets() {
 }
 
 #[test]
+fn inner_packets() {
+    every_input("inner_packets", work::inner_packets);
+}
+
+#[test]
+fn fragments() {
+    every_input("fragments", work::fragments);
+}
+
+#[test]
 fn operations() {
     every_input("operations", work::operations);
 }

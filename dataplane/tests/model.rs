@@ -11,14 +11,16 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use gate64_dataplane::command::{Command, Filter};
 use gate64_dataplane::config::{Filtering, Nat64Config, Pool4Prefix};
 use gate64_dataplane::counters;
 use gate64_dataplane::memory::hash::Rng;
-use gate64_dataplane::verdict::Side;
+use gate64_dataplane::verdict::{DropReason, Side};
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use naive::{Answer, Naive, POOL_FIRST, PORTS};
 use proptest::prelude::*;
+use support::fragments::{cut_v4, cut_v6, gather_v4, gather_v6};
 use support::packets::{judged, ping4, ping6, tcp4, tcp6, udp4, udp6};
 use support::{Gateway, Outcome, embedded};
 
@@ -76,7 +78,9 @@ impl Pair {
                 let target = self.some_mapped(draw);
                 self.put_v6(draw, target);
             }
-            9..=13 => self.put_v4(draw),
+            9..=12 => self.put_v4(draw),
+            13 if draw[5].is_multiple_of(2) => self.put_error_v4(draw),
+            13 => self.put_error_v6(draw),
             _ => self.wait(Duration::from_millis(
                 WAITS_MS[usize::from(draw[1]) % WAITS_MS.len()] + u64::from(draw[2] % 100),
             )),
@@ -99,18 +103,11 @@ impl Pair {
     fn put_v6(&mut self, draw: Draw, remote: TransportAddr4) {
         let protocol = protocol(draw[1]);
         let flags = FLAGS[usize::from(draw[5]) % FLAGS.len()];
-        let v6 = TransportAddr6 {
-            ip: host(draw[2]),
-            port: 4000 + draw[2] / 6 % 90,
-        };
+        let v6 = some_client(draw[2]);
         let dst = (embedded(remote.ip), remote.port);
-        let packet = match protocol {
-            Protocol::Udp => udp6((v6.ip, v6.port), dst, b"from v6"),
-            Protocol::Tcp => tcp6((v6.ip, v6.port), dst, flags, b"from v6"),
-            Protocol::Icmp => ping6(v6.ip, dst.0, v6.port, b"from v6"),
-        };
+        let packet = packet6(protocol, (v6.ip, v6.port), dst, flags);
         let now = self.gateway.now;
-        let got = answer(self.gateway.put(Side::V6, &packet));
+        let got = self.send(Side::V6, &packet, draw);
         let learnt = self.mapping_of(protocol, v6);
         self.naive
             .check_v6(now, protocol, v6, remote, flags, got, learnt)
@@ -146,13 +143,9 @@ impl Pair {
         let mapped = self.some_mapped(draw);
         let src = remote(draw[2]);
         let to = (mapped.ip, mapped.port);
-        let packet = match protocol {
-            Protocol::Udp => udp4((src.ip, src.port), to, b"from v4"),
-            Protocol::Tcp => tcp4((src.ip, src.port), to, flags, b"from v4"),
-            Protocol::Icmp => ping4(src.ip, mapped.ip, mapped.port, b"from v4"),
-        };
+        let packet = packet4(protocol, (src.ip, src.port), to, flags);
         let now = self.gateway.now;
-        let got = answer(self.gateway.put(Side::V4, &packet));
+        let got = self.send(Side::V4, &packet, draw);
         self.naive
             .check_v4(now, protocol, src, mapped, flags, got)
             .unwrap_or_else(|fault| {
@@ -161,6 +154,132 @@ impl Pair {
                     self.count
                 )
             });
+    }
+
+    /// Puts a packet through, one in four in two fragments.
+    fn send(&mut self, side: Side, packet: &[u8], draw: Draw) -> Answer {
+        if draw[5] >> 8 & 3 != 0 {
+            return answer(self.gateway.put(side, packet));
+        }
+        let in_order = draw[5] >> 10 & 1 == 0;
+        // Behind the longest header.
+        let parts = match side {
+            Side::V6 => cut_v6(packet, u32::try_from(self.count).unwrap(), &[24]),
+            Side::V4 => cut_v4(packet, u16::try_from(self.count % 65536).unwrap(), &[24]),
+        };
+        let before = self.drops();
+        let mut outcomes = [Outcome::Held, Outcome::Held];
+        let mut left = Vec::new();
+        for n in if in_order { [0, 1] } else { [1, 0] } {
+            outcomes[n] = self.gateway.put(side, &parts[n]);
+            left.extend(self.gateway.outgoing());
+        }
+        let [first, second] = outcomes;
+        let is_held = first == Outcome::Held;
+        let mut sent: Vec<_> = [first, second].into_iter().chain(left).collect();
+        sent.retain(|one| matches!(one, Outcome::Sent(..)));
+        match <[Outcome; 2]>::try_from(sent) {
+            Ok([one, other]) => answer(gathered(one, other)),
+            Err(mut sent) => match sent.pop() {
+                Some(error) => answer(error),
+                None => self.refused(&before, is_held),
+            },
+        }
+    }
+
+    fn drops(&mut self) -> Vec<(DropReason, u64)> {
+        let reasons = DropReason::ALL.iter();
+        reasons
+            .map(|&reason| {
+                let of = |gateway: &mut Gateway, side| gateway.drops(side, reason);
+                let both = of(&mut self.gateway, Side::V6) + of(&mut self.gateway, Side::V4);
+                (reason, both)
+            })
+            .collect()
+    }
+
+    /// Nothing left of two fragments: why, by the counters. A SYN that is held takes the rest
+    /// of its packet with it.
+    fn refused(&mut self, before: &[(DropReason, u64)], is_held: bool) -> Answer {
+        let after = self.drops();
+        let counted = before.iter().zip(&after).filter(|(was, is)| was != is);
+        let mut reasons: Vec<_> = counted.map(|(_, is)| is.0).collect();
+        reasons.retain(|&reason| reason != DropReason::FragmentUnmatched);
+        match reasons[..] {
+            [DropReason::TcpIncomingSyn] if is_held => Answer::Held,
+            [reason] => Answer::Dropped(reason),
+            _ => panic!("operation {}: dropped for {reasons:?}", self.count),
+        }
+    }
+
+    /// An ICMPv4 error about a packet from the pool; nothing changes by it.
+    fn put_error_v4(&mut self, draw: Draw) {
+        let (protocol, mapped, peer) = match self.naive.some_session(draw[3]) {
+            Some((protocol, _, mapped, peer)) if !draw[4].is_multiple_of(4) => {
+                (protocol, mapped, peer)
+            }
+            _ => (protocol(draw[1]), self.some_mapped(draw), remote(draw[2])),
+        };
+        let from = (mapped.ip, mapped.port);
+        let inner = packet4(protocol, from, (peer.ip, peer.port), 0x10);
+        let mut error = Vec::new();
+        PacketBuilder::ipv4(ROUTER4.octets(), mapped.ip.octets(), 64)
+            .icmpv4_raw(3, 1, [0; 4])
+            .write(&mut error, &inner)
+            .expect("a packet");
+        let expected = self.naive.error_v4(protocol, mapped, peer);
+        let got = self.gateway.put(Side::V4, &error);
+        self.judge_error(protocol, got, Side::V6, expected);
+    }
+
+    /// An ICMPv6 error of a client about a packet to it, which turns around if that did.
+    fn put_error_v6(&mut self, draw: Draw) {
+        let (protocol, client, peer) = match self.naive.some_session(draw[3]) {
+            Some((protocol, client, _, peer)) if !draw[4].is_multiple_of(4) => {
+                (protocol, client, peer)
+            }
+            _ => (protocol(draw[1]), some_client(draw[2]), remote(draw[3])),
+        };
+        let from = (embedded(peer.ip), peer.port);
+        let inner = match protocol {
+            Protocol::Icmp => ping6(from.0, client.ip, client.port, PAYLOAD),
+            other => packet6(other, from, (client.ip, client.port), 0x10),
+        };
+        let mut error = Vec::new();
+        PacketBuilder::ipv6(client.ip.octets(), from.0.octets(), 64)
+            .icmpv6_raw(1, 3, [0; 4])
+            .write(&mut error, &inner)
+            .expect("a packet");
+        let (side, expected) = self.naive.error_v6(protocol, client, peer);
+        let got = self.gateway.put(Side::V6, &error);
+        self.judge_error(protocol, got, side, expected);
+    }
+
+    /// The packet inside a translated error is as its sender sent it.
+    fn judge_error(
+        &self,
+        protocol: Protocol,
+        got: Outcome,
+        to: Side,
+        expected: Result<naive::Quoted, DropReason>,
+    ) {
+        let count = self.count;
+        let (quoted, side) = match (got, expected) {
+            (Outcome::Dropped(got), Err(expected)) if got == expected => return,
+            (Outcome::Sent(side, bytes), Ok(expected)) => {
+                let quoted = judged(&judged(&bytes).4);
+                assert_eq!(
+                    (quoted.0, quoted.1),
+                    expected.addresses,
+                    "operation {count}"
+                );
+                ((quoted.2, quoted.3, expected), side)
+            }
+            (got, expected) => panic!("operation {count}: {protocol} {expected:?}, got {got:?}"),
+        };
+        let (src_port, dst_port, expected) = quoted;
+        assert_eq!((src_port, dst_port), expected.ports, "operation {count}");
+        assert_eq!(side, to);
     }
 
     fn wait(&mut self, by: Duration) {
@@ -234,6 +353,41 @@ impl Pair {
     }
 }
 
+const PAYLOAD: &[u8] = &[0x5a; 40];
+const ROUTER4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+
+fn packet6(protocol: Protocol, src: (Ipv6Addr, u16), dst: (Ipv6Addr, u16), flags: u8) -> Vec<u8> {
+    match protocol {
+        Protocol::Udp => udp6(src, dst, PAYLOAD),
+        Protocol::Tcp => tcp6(src, dst, flags, PAYLOAD),
+        Protocol::Icmp => ping6(src.0, dst.0, src.1, PAYLOAD),
+    }
+}
+
+/// An echo has the identifier of whichever end is the pool's.
+fn packet4(protocol: Protocol, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Vec<u8> {
+    let id = if naive::is_pool(src.0) { src.1 } else { dst.1 };
+    match protocol {
+        Protocol::Udp => udp4(src, dst, PAYLOAD),
+        Protocol::Tcp => tcp4(src, dst, flags, PAYLOAD),
+        Protocol::Icmp => ping4(src.0, dst.0, id, PAYLOAD),
+    }
+}
+
+/// The packet that two fragments are of.
+fn gathered(one: Outcome, other: Outcome) -> Outcome {
+    let (Outcome::Sent(side, one), Outcome::Sent(to, other)) = (one, other) else {
+        panic!("both were sent");
+    };
+    assert_eq!(side, to, "fragments of one packet leave on one side");
+    let parts = [one, other];
+    let whole = match side {
+        Side::V6 => gather_v6(&parts),
+        Side::V4 => gather_v4(&parts),
+    };
+    Outcome::Sent(side, whole)
+}
+
 fn protocol(draw: u16) -> Protocol {
     Protocol::ALL[usize::from(draw % 3)]
 }
@@ -242,6 +396,13 @@ fn protocol(draw: u16) -> Protocol {
 fn host(draw: u16) -> Ipv6Addr {
     let n = draw % 6;
     Ipv6Addr::new(0x2001, 0xdb8, n.min(4), 0, 0, 0, 0, 0x10 + n)
+}
+
+fn some_client(draw: u16) -> TransportAddr6 {
+    TransportAddr6 {
+        ip: host(draw),
+        port: 4000 + draw / 6 % 90,
+    }
 }
 
 fn remote(draw: u16) -> TransportAddr4 {
@@ -352,4 +513,14 @@ fn long_run(filtering: Filtering, operations: u32) {
     assert_eq!(pair.naive.blocks.len(), 0);
     assert_eq!(pair.gateway.count(counters::subscribers(0)), 0);
     assert!(pair.naive.refused_for_ports > 0, "the pool was never full");
+    for (id, least) in [
+        (counters::fragments_received(0), 1000),
+        (counters::fragments_received(1), 1000),
+        (counters::icmp_errors_translated(0), 50),
+        (counters::icmp_errors_translated(1), 50),
+        (counters::hairpinned(0), 500),
+    ] {
+        let count = pair.gateway.count(id);
+        assert!(count > least, "{id:?}: only {count}");
+    }
 }

@@ -7,6 +7,7 @@ mod packets;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use gate64_dataplane::command::{Command, Filter};
 use gate64_dataplane::verdict::Side;
 use packets::support::packets::{ping4, ping6, tcp4, tcp6, udp4, udp6};
@@ -179,4 +180,127 @@ fn whole_v4(
 ) {
     let packet = packet_v4(kind / 12, peer, mapped(port, ports), flags, payload);
     gateway.put(Side::V4, &packet);
+}
+
+/// Fragments of a few packets, from both sides and turning around: in any order, overlapping,
+/// repeated, missing, late. Six octets each.
+pub fn fragments(input: &[u8]) {
+    let (mut gateway, ports) = packets::gateway();
+    for operation in input.chunks_exact(6) {
+        let [kind, who, id, offset, len, flags] = *operation else {
+            return;
+        };
+        if kind % 16 == 15 {
+            gateway.advance(Duration::from_millis(
+                FRAGMENT_WAITS_MS[usize::from(len % 4)],
+            ));
+        } else {
+            let part = Part {
+                who,
+                id: id % 4,
+                offset: u16::from(offset) * 8,
+                len: usize::from(len % 64) * 8 + usize::from(flags >> 5),
+                more: flags & 1 == 0,
+            };
+            put_part(&mut gateway, kind, flags, &part, ports);
+        }
+        if kind & 0x80 != 0 {
+            gateway.outgoing();
+        }
+        gateway.nat64.check_invariants();
+    }
+}
+
+const FRAGMENT_WAITS_MS: [u64; 4] = [1, 1000, 1999, 2001];
+
+struct Part {
+    who: u8,
+    id: u8,
+    offset: u16,
+    len: usize,
+    more: bool,
+}
+
+fn put_part(gateway: &mut Gateway, kind: u8, flags: u8, part: &Part, ports: [u16; 3]) {
+    let payload = vec![part.who; part.len];
+    if kind & 1 == 0 {
+        let source = if part.who & 1 == 0 { HOST } else { OTHER };
+        let (to, port) = if part.who & 2 == 0 {
+            (SERVER, 80)
+        } else {
+            (POOL, ports[0])
+        };
+        let (from, to) = ((source, packets::PORT), (embedded(to), port));
+        let whole = match kind >> 1 & 3 {
+            0 | 1 => udp6(from, to, &payload),
+            2 => tcp6(from, to, 0x10, &payload),
+            _ => ping6(source, to.0, packets::PORT, &payload),
+        };
+        let bytes = packets::fragment_v6(&whole, u32::from(part.id), part.offset, part.more);
+        gateway.put(Side::V6, &bytes);
+        return;
+    }
+    let mut whole = match kind >> 1 & 1 {
+        0 => udp4((SERVER, 80), (POOL, ports[0]), &payload),
+        _ => ping4(SERVER, POOL, ports[2], &payload),
+    };
+    if flags & 2 != 0 && whole[9] == 17 {
+        whole[26..28].fill(0);
+    }
+    let bytes = packets::fragment_v4(&whole, u16::from(part.id), part.offset, part.more);
+    gateway.put(Side::V4, &bytes);
+}
+
+/// ICMP errors from both sides about packets that gate64 did send, changed on the way: cut
+/// short, with options, extension or fragment headers, RFC 4884 lengths and extensions, wrong
+/// octets.
+pub fn inner_packets(input: &[u8]) {
+    let [choice, kind, code, r0, r1, r2, r3, cut, rest @ ..] = input else {
+        return;
+    };
+    packets::with_gateway(|gateway, ports| {
+        let (side, header) = if choice & 1 == 0 {
+            (Side::V6, 40)
+        } else {
+            (Side::V4, 20)
+        };
+        let mut inner = quoted(side, *choice, ports);
+        let (inserted, patches) = rest.split_at(rest.len().min(usize::from(choice >> 5) * 4));
+        inner.splice(header..header, inserted.iter().copied());
+        if side == Side::V4 {
+            // Options lengthen the header.
+            inner[0] = 0x45 + (choice >> 5);
+        }
+        for patch in patches.chunks_exact(2) {
+            let at = usize::from(patch[0]) % inner.len();
+            inner[at] = patch[1];
+        }
+        inner.truncate(usize::from(*cut).max(1) * 2);
+        let mut bytes = Vec::new();
+        let rest = [*r0, *r1, *r2, *r3];
+        match side {
+            Side::V6 => PacketBuilder::ipv6(HOST.octets(), embedded(SERVER).octets(), 64)
+                .icmpv6_raw(kind % 5, *code, rest)
+                .write(&mut bytes, &inner),
+            Side::V4 => PacketBuilder::ipv4(SERVER.octets(), POOL.octets(), 64)
+                .icmpv4_raw([3, 11, 12, 5, *kind][usize::from(kind % 5)], *code, rest)
+                .write(&mut bytes, &inner),
+        }
+        .expect("a packet");
+        pass(gateway, side, &bytes);
+    });
+}
+
+/// A packet of a live session as it left gate64 towards that side.
+fn quoted(side: Side, choice: u8, ports: [u16; 3]) -> Vec<u8> {
+    let payload = [7; 200];
+    let (server, host) = ((embedded(SERVER), 80), (HOST, packets::PORT));
+    match (side, choice >> 1 & 3) {
+        (Side::V6, 0 | 1) => udp6(server, host, &payload),
+        (Side::V6, 2) => tcp6(server, host, 0x10, &payload),
+        (Side::V6, _) => ping6(server.0, HOST, packets::PORT, &payload),
+        (Side::V4, 0 | 1) => udp4((POOL, ports[0]), (SERVER, 80), &payload),
+        (Side::V4, 2) => tcp4((POOL, ports[1]), (SERVER, 80), 0x10, &payload),
+        (Side::V4, _) => ping4(POOL, SERVER, ports[2], &payload),
+    }
 }

@@ -2,7 +2,7 @@
 //! learnt from its answers, but have to be allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -132,6 +132,13 @@ pub struct Naive {
     pub refused_for_ports: u64,
 }
 
+/// Addresses and ports, or an identifier twice, of a packet inside an ICMP error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quoted {
+    pub addresses: (IpAddr, IpAddr),
+    pub ports: (u16, u16),
+}
+
 /// What filtering and updating led to.
 enum Passed {
     /// Translated by this entry.
@@ -161,7 +168,7 @@ fn peer(protocol: Protocol, remote: TransportAddr4) -> TransportAddr4 {
     TransportAddr4 { port, ..remote }
 }
 
-fn is_pool(ip: Ipv4Addr) -> bool {
+pub fn is_pool(ip: Ipv4Addr) -> bool {
     u32::from(ip) & !1 == u32::from(POOL_FIRST)
 }
 
@@ -222,6 +229,72 @@ impl Naive {
         }
         rows.sort_unstable();
         rows
+    }
+
+    /// One of the sessions, if there are any: client, mapping, peer.
+    pub fn some_session(
+        &self,
+        draw: u16,
+    ) -> Option<(Protocol, TransportAddr6, TransportAddr4, TransportAddr4)> {
+        let all = self.bib.iter().flat_map(|(&(protocol, v6), entry)| {
+            let peers = entry.sessions.keys();
+            peers.map(move |&remote| (protocol, v6, entry.v4, remote))
+        });
+        let count = all.clone().count();
+        all.clone().nth(usize::from(draw) % count.max(1))
+    }
+
+    /// The packet inside an ICMP error about what `mapped` sent to `peer`, as its client sent it.
+    pub fn error_v4(
+        &self,
+        protocol: Protocol,
+        mapped: TransportAddr4,
+        remote: TransportAddr4,
+    ) -> Result<Quoted, DropReason> {
+        let v6 = self.owner(protocol, mapped).ok_or(DropReason::NoBib)?;
+        let sessions = &self.bib[&(protocol, v6)].sessions;
+        if !sessions.contains_key(&peer(protocol, remote)) {
+            return Err(DropReason::NoSession);
+        }
+        let port = match protocol {
+            Protocol::Icmp => v6.port,
+            _ => remote.port,
+        };
+        Ok(Quoted {
+            addresses: (v6.ip.into(), embedded(remote.ip).into()),
+            ports: (v6.port, port),
+        })
+    }
+
+    /// The packet inside an ICMP error about what `remote` sent to a client, as it was sent; and
+    /// the side where the error leaves.
+    pub fn error_v6(
+        &self,
+        protocol: Protocol,
+        client: TransportAddr6,
+        remote: TransportAddr4,
+    ) -> (Side, Result<Quoted, DropReason>) {
+        let Some(entry) = self.bib.get(&(protocol, client)) else {
+            return (Side::V4, Err(DropReason::NoBib));
+        };
+        if !entry.sessions.contains_key(&peer(protocol, remote)) {
+            return (Side::V4, Err(DropReason::NoSession));
+        }
+        let mapped = entry.v4;
+        let port = match protocol {
+            Protocol::Icmp => mapped.port,
+            _ => remote.port,
+        };
+        if is_pool(remote.ip) {
+            // It goes on as an error about what `remote`, a client's, sent to this one's mapping.
+            let sender = TransportAddr4 { port, ..remote };
+            return (Side::V6, self.error_v4(protocol, sender, mapped));
+        }
+        let quoted = Quoted {
+            addresses: (remote.ip.into(), mapped.ip.into()),
+            ports: (port, mapped.port),
+        };
+        (Side::V4, Ok(quoted))
     }
 
     /// A packet from IPv6, what the engine did with it, and the mapping it has now.

@@ -405,7 +405,9 @@ impl Nat64 {
                 self.counters.add(counters::hairpinned(0), 1);
                 let facts = Ipv4Facts::parse(packet.bytes())?;
                 let fragment = facts.fragment.ok_or(DropReason::FragmentHeader)?;
-                self.fragment_v4(packet, &facts, fragment, false, context)
+                let done = self.fragment_v4(packet, &facts, fragment, false, context);
+                // It is an IPv4 packet by now: what refuses it is answered as such.
+                Ok(done.unwrap_or_else(|refusal| self.refuse(packet, Side::V4, refusal, context)))
             }
             Known::V4 { hop, .. } => {
                 self.count_forwarded(Side::V6, len);
