@@ -9,6 +9,7 @@ use crate::config::{Config, Located, Pool4Source, Workers};
 /// Adds to `report` what does not fit; true if an interface is what is missing.
 pub fn check(config: &Config, report: &mut Report) -> bool {
     check_workers(config, report);
+    check_certificates(config, report);
     let missing_interface = check_interfaces(config, report);
     let missing_address = check_pools(config, report);
     missing_interface || missing_address
@@ -21,6 +22,26 @@ fn error<T>(at: &Located<T>, message: String, help: String) -> Problem {
         message,
         span: at.span.clone(),
         help: Some(help),
+    }
+}
+
+/// Whether the certificate authorities that encrypted upstreams need can be read.
+fn check_certificates(config: &Config, report: &mut Report) {
+    let Some(dns64) = &config.dns64 else {
+        return;
+    };
+    let mut upstreams = dns64.upstream.iter();
+    if !upstreams.any(|upstream| upstream.protocol.is_encrypted()) {
+        return;
+    }
+    if let Err(error) = gate64_dns64::check_certificates(dns64.upstream_ca.as_deref()) {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: "dns64.upstream".to_owned(),
+            message: error.to_string(),
+            span: None,
+            help: None,
+        });
     }
 }
 

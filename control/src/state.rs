@@ -202,10 +202,10 @@ impl State {
 
 fn dns64_problems(server: &gate64_dns64::Server) -> Vec<String> {
     let upstreams = server.upstreams();
-    if upstreams.iter().any(|(_, is_up)| *is_up) {
+    if upstreams.iter().any(|state| state.is_up) {
         return Vec::new();
     }
-    let all: Vec<String> = upstreams.iter().map(|(up, _)| up.to_string()).collect();
+    let all: Vec<String> = upstreams.iter().map(|s| s.upstream.to_string()).collect();
     vec![format!("no DNS upstream answers: {}", all.join(", "))]
 }
 

@@ -132,6 +132,12 @@ impl Answer {
                 .any(|e| (5..=12).contains(&e.code))
     }
 
+    /// Whether it is the failure of reaching anybody.
+    pub fn is_unreachable(&self) -> bool {
+        let code = ExtendedErrorCode::NoReachableAuthority as u16;
+        self.rcode == ResponseCode::ServFail && self.extended_errors.iter().any(|e| e.code == code)
+    }
+
     /// How long the absence may be kept: the lesser of the SOA record's TTL and its minimum
     /// field (RFC 2308 section 5); nothing without a SOA record.
     pub fn negative_ttl(&self) -> Option<u32> {
@@ -157,6 +163,28 @@ impl Answer {
         let mut answer = self.clone();
         for record in answer.records_mut() {
             record.ttl = record.ttl.saturating_sub(seconds);
+        }
+        answer
+    }
+
+    /// A chain of aliases, and what was found at its end.
+    pub fn followed_by(mut self, next: Answer) -> Answer {
+        self.answers.extend(next.answers);
+        self.extended_errors.extend(next.extended_errors);
+        Answer {
+            rcode: next.rcode,
+            authentic: self.authentic && next.authentic,
+            authorities: next.authorities,
+            additionals: next.additionals,
+            ..self
+        }
+    }
+
+    /// The answer with this TTL in all its records.
+    pub fn with_ttl(&self, seconds: u32) -> Answer {
+        let mut answer = self.clone();
+        for record in answer.records_mut() {
+            record.ttl = seconds;
         }
         answer
     }
@@ -202,10 +230,14 @@ pub enum ExtendedErrorCode {
     StaleAnswer = 3,
     /// Validation failed.
     DnssecBogus = 6,
+    /// No key that a trust anchor or DS record means.
+    DnskeyMissing = 9,
     /// A failure remembered (RFC 9520).
     CachedError = 13,
     /// The translator cannot take traffic yet.
     NotReady = 14,
+    /// As [`ExtendedErrorCode::StaleAnswer`], for a name that did not exist.
+    StaleNxDomain = 19,
     /// The client's network is not served.
     Prohibited = 18,
     /// Not asked for recursion, and nothing here is authoritative.

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use gate64_wire::rfc6052::Pref64;
 use hickory_proto::rr::{LowerName, Name};
 
-use crate::config::{Config, Dnssec, Protocol, Upstream};
+use crate::config::{Config, Protocol, Upstream};
 use crate::synthesis::Policy;
+use crate::upstream::{TlsError, server_name};
 
 /// Client tables; each has a number of one octet.
 const CLIENT_POLICIES_MAX: usize = 200;
@@ -89,9 +90,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
-    /// A feature that this build lacks.
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 fn joined(prefixes: &[Pref64]) -> String {
@@ -127,14 +128,9 @@ pub(crate) fn check(config: &Config) -> Result<Vec<Policy>, StartError> {
                 listen: *listen,
             });
         }
-        match upstream.protocol {
-            Protocol::Udp | Protocol::Tcp => {}
-            Protocol::Tls => return Err(StartError::Unsupported("a tls:// upstream")),
-            Protocol::Https => return Err(StartError::Unsupported("an https:// upstream")),
+        if upstream.protocol.is_encrypted() {
+            server_name(upstream)?;
         }
-    }
-    if config.dnssec == Dnssec::Validate {
-        return Err(StartError::Unsupported("dns64.dnssec = \"validate\""));
     }
     policies(config)
 }
@@ -186,7 +182,7 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
         synthesize: config.synthesize,
         exclude_aaaa: config.exclude_aaaa.clone(),
         exclude_a: config.exclude_a.clone(),
-        ignore_aaaa_names: names.collect::<Result<_, _>>()?,
+        ignore_aaaa_names: names.collect::<Result<_, StartError>>()?,
         on_failure: config.on_failure,
     })
 }

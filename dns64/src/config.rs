@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use gate64_wire::rfc6052::Pref64;
 
 pub use crate::client_limits::ResponseRate;
+use crate::dnssec::TrustAnchor;
 
 /// Everything the DNS64 server is told. [`Config::default`] holds the documented defaults; only
 /// `upstream` and `pref64` have to be given.
@@ -17,6 +19,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Resolvers asked, in order of preference.
     pub upstream: Vec<Upstream>,
+    /// Whether that order counts.
+    pub upstream_order: UpstreamOrder,
+    /// Certificate authorities for encrypted upstreams, in PEM form; `None`: the machine's.
+    pub upstream_ca: Option<PathBuf>,
     /// Whether real AAAA records are kept.
     pub synthesize: Synthesize,
     /// Clients that get synthesis; the others get what the upstream says.
@@ -39,8 +45,8 @@ pub struct Config {
     pub on_failure: OnFailure,
     /// Whether answers are validated here.
     pub dnssec: Dnssec,
-    /// DS records as text that replace the root's trust anchors; empty means the root's.
-    pub trust_anchors: Vec<String>,
+    /// DS records that replace the root's trust anchors; empty means the root's.
+    pub trust_anchors: Vec<TrustAnchor>,
     /// Threads that serve UDP, each with a socket of its own; 0: one for each CPU that the
     /// process may use, and at most eight.
     pub udp_threads: usize,
@@ -48,6 +54,10 @@ pub struct Config {
     pub response_rate: Option<ResponseRate>,
     /// How long upstreams and clients are waited for.
     pub timeouts: Timeouts,
+    /// When A records are asked for along with AAAA records.
+    pub ask_both: AskBoth,
+    /// What the cache does beyond keeping answers for their TTL.
+    pub caching: Caching,
     /// Bounds on memory and work.
     pub limits: Limits,
 }
@@ -57,6 +67,8 @@ impl Default for Config {
         Config {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53))],
             upstream: Vec::new(),
+            upstream_order: UpstreamOrder::Given,
+            upstream_ca: None,
             synthesize: Synthesize::Missing,
             synthesize_for: Network::everywhere(),
             allow_from: AllowFrom::Neighbours,
@@ -75,6 +87,8 @@ impl Default for Config {
             udp_threads: 0,
             response_rate: None,
             timeouts: Timeouts::default(),
+            ask_both: AskBoth::Learned,
+            caching: Caching::default(),
             limits: Limits::default(),
         }
     }
@@ -110,11 +124,55 @@ pub struct Upstream {
     pub addr: SocketAddr,
     /// The name in its certificate, for TLS and HTTPS; the address if empty.
     pub name: String,
+    /// The path of its HTTP service, such as `/dns-query`; empty for the others.
+    pub path: String,
 }
 
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.protocol.name(), self.addr)
+        write!(f, "{}://{}{}", self.protocol.name(), self.addr, self.path)?;
+        match self.name.as_str() {
+            "" => Ok(()),
+            name => write!(f, "#{name}"),
+        }
+    }
+}
+
+/// Which of several upstreams that answer is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamOrder {
+    /// The first one in the configuration.
+    Given,
+    /// The one with the shortest round-trip time.
+    Fastest,
+}
+
+/// When an AAAA question asks for A records at once, not only when there is no AAAA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskBoth {
+    /// Never: the second question waits for the first one's answer.
+    Never,
+    /// When the name had no AAAA record the last time: the A records will be needed.
+    Learned,
+    /// Always: the fastest, with twice the load on the upstreams.
+    Always,
+}
+
+/// What the cache does beyond keeping answers for their TTL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caching {
+    /// Popular names are asked for again before their answer ends.
+    pub prefetch: bool,
+    /// How long after its end an answer may be given when no fresh one can be had (RFC 8767).
+    pub serve_stale: Option<Duration>,
+}
+
+impl Default for Caching {
+    fn default() -> Caching {
+        Caching {
+            prefetch: true,
+            serve_stale: None,
+        }
     }
 }
 
@@ -143,6 +201,11 @@ impl Protocol {
             Protocol::Tls => "tls",
             Protocol::Https => "https",
         }
+    }
+
+    /// Whether certificates say who the other side is.
+    pub const fn is_encrypted(self) -> bool {
+        matches!(self, Protocol::Tls | Protocol::Https)
     }
 }
 
@@ -203,16 +266,16 @@ pub struct Limits {
     pub client_in_flight_max: u64,
     /// Of these, so many of one client network (IPv6 /56, IPv4 /24).
     pub network_in_flight_max: u32,
-    /// Answers kept.
-    pub cache_entry_count_max: usize,
+    /// Memory of the answers kept.
+    pub cache_octets_max: u64,
     /// Octets of answers kept as they are sent, over all threads that serve UDP on one address.
     pub wire_cache_octets_max: usize,
     /// Longest time an answer is kept.
     pub cache_seconds_max: u32,
     /// Longest time the absence of a name or record is kept (RFC 2308 section 5).
     pub negative_seconds_max: u32,
-    /// Time a failure is kept (RFC 9520 section 3.2: between one second and five minutes).
-    pub failure_seconds: u32,
+    /// Longest time a failure is kept; the first time it is a second (RFC 9520 section 3.2).
+    pub failure_seconds_max: u32,
 }
 
 impl Default for Limits {
@@ -221,11 +284,11 @@ impl Default for Limits {
             upstream_in_flight_max: 1024,
             client_in_flight_max: 8192,
             network_in_flight_max: 512,
-            cache_entry_count_max: 100_000,
+            cache_octets_max: 64 << 20,
             wire_cache_octets_max: 64 << 20,
             cache_seconds_max: 86_400,
             negative_seconds_max: 3 * 3600,
-            failure_seconds: 5,
+            failure_seconds_max: 300,
         }
     }
 }

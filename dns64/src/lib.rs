@@ -7,12 +7,14 @@
 #![deny(unsafe_code)]
 
 pub mod answer;
+mod asker;
 mod cache;
 mod check;
 mod client_limits;
 mod clients;
 pub mod clock;
 pub mod config;
+mod dnssec;
 mod encode;
 #[allow(unsafe_code)] // recvmmsg and sendmmsg, which no kept crate wraps as needed
 mod front;
@@ -21,20 +23,23 @@ mod listen;
 pub mod local_names;
 pub mod metrics;
 mod neighbours;
-mod pool;
 mod resolver;
 mod responder;
+mod scrub;
 pub mod server;
 pub mod synthesis;
 mod trace;
 mod upstream;
 
+pub use cache::CacheState;
 pub use check::StartError;
 pub use clock::Clock;
 pub use config::{
-    AllowFrom, ClientPolicy, Config, Dnssec, Limits, Network, OnFailure, Protocol, ResponseRate,
-    Synthesize, Timeouts, Upstream,
+    AllowFrom, AskBoth, Caching, ClientPolicy, Config, Dnssec, Limits, Network, OnFailure,
+    Protocol, ResponseRate, Synthesize, Timeouts, Upstream, UpstreamOrder,
 };
+pub use dnssec::TrustAnchor;
 pub use listen::Sockets;
 pub use metrics::Metrics;
 pub use server::Server;
+pub use upstream::{TlsError, TryResult, UpstreamState, check_certificates, server_name};

@@ -185,6 +185,10 @@ pub struct Metrics {
     pub cache_hits: AtomicU64,
     /// Questions to the resolver that were not in the cache.
     pub cache_misses: AtomicU64,
+    /// Answers given past their TTL, since no fresh one could be had.
+    pub cache_stale: AtomicU64,
+    /// Popular names asked for again before their answer ended.
+    pub prefetched: AtomicU64,
     /// Questions that joined an equal one on its way.
     pub merged: AtomicU64,
     /// Questions sent to upstreams, tries included.
@@ -193,6 +197,10 @@ pub struct Metrics {
     pub upstream_errors: AtomicU64,
     /// Tries over UDP that were truncated and asked again over TCP.
     pub upstream_truncated: AtomicU64,
+    /// Datagrams from an upstream's address that did not fit the question.
+    pub upstream_misfits: AtomicU64,
+    /// Questions refused since too many were at the upstreams.
+    pub upstream_refused: AtomicU64,
     /// Questions at the upstreams now (goes up and down).
     pub upstream_in_flight: AtomicU64,
     /// Clients waiting for an answer now (goes up and down).

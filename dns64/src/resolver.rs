@@ -1,197 +1,309 @@
 //! One question to the world outside: the cache, then the upstreams.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::CNAME;
-use hickory_proto::rr::{LowerName, RData, Record, RecordType};
+use hickory_proto::rr::{LowerName, RecordType};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Answer, ExtendedErrorCode, Question};
-use crate::cache::Cache;
-use crate::config::{Config, Limits, Upstream};
+use crate::asker::{Asked, Asker};
+use crate::cache::{Cache, Found};
+use crate::config::{AskBoth, Caching, Config, Dnssec, Limits};
+use crate::dnssec::{Validator, without_signatures};
 use crate::metrics::{Metrics, Raised, add};
-use crate::pool::Pool;
 use crate::trace::Trace;
 
-/// Longest chain of CNAME records followed for an upstream that does not follow them.
-const CHAIN_MAX: usize = 8;
+/// How long a client waits for a fresh answer if there is an old one (RFC 8767 section 5).
+const STALE_WAIT: Duration = Duration::from_millis(1800);
 
 /// What outlives a reload: the cache, the questions on their way, the counters.
 pub(crate) struct Kept {
     pub(crate) cache: Cache,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     /// Whether the translator takes traffic.
     pub(crate) ready: Arc<AtomicBool>,
-    under_way: Mutex<HashMap<Question, UnderWay>>,
+    under_way: Mutex<Questions>,
     upstream_permits: Arc<Semaphore>,
 }
 
+/// Questions at the upstreams.
+#[derive(Default)]
+struct Questions {
+    answers: HashMap<Question, UnderWay>,
+    /// How many of them there are for names right below a domain.
+    below: HashMap<LowerName, usize>,
+}
+
 type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+/// One domain's names may have this part of the questions at the upstreams: a flood of random
+/// names below a domain whose servers are silent leaves room for others.
+const DOMAIN_PART: usize = 4;
 
 impl Kept {
     pub(crate) fn new(cache: Cache, limits: &Limits, ready: Arc<AtomicBool>) -> Kept {
         Kept {
             cache,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             ready,
             under_way: Mutex::default(),
             upstream_permits: Arc::new(Semaphore::new(limits.upstream_in_flight_max)),
         }
     }
+
+    /// Keeps the answer, or the failure, in the cache.
+    pub(crate) fn keep(
+        &self,
+        question: &Question,
+        answer: &Answer,
+        is_unreachable: bool,
+        limits: &Limits,
+    ) {
+        match answer.is_success() {
+            true => self.cache.insert(question, answer, limits),
+            false => {
+                let cache = &self.cache;
+                cache.insert_failure(question, answer, is_unreachable, limits);
+            }
+        }
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.under_way.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Questions {
+    /// Makes room for a question below its domain, unless that has enough.
+    fn admit(&mut self, question: &Question, limits: &Limits) -> bool {
+        let Some(domain) = domain(question) else {
+            return true;
+        };
+        let count = self.below.entry(domain).or_default();
+        let has_room = *count < (limits.upstream_in_flight_max / DOMAIN_PART).max(1);
+        *count += usize::from(has_room);
+        has_room
+    }
+
+    fn remove(&mut self, question: &Question) {
+        self.answers.remove(question);
+        if let Some(domain) = domain(question)
+            && let Entry::Occupied(mut count) = self.below.entry(domain)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// The domain that the name stands below, unless that is a top-level domain: those are everybody's.
+fn domain(question: &Question) -> Option<LowerName> {
+    let domain = question.name.base_name();
+    (domain.num_labels() > 1).then_some(domain)
 }
 
 /// The asking side of one configuration: cache and upstreams.
 pub(crate) struct Resolver {
+    ask_both: AskBoth,
+    caching: Caching,
     limits: Limits,
-    pool: Pool,
+    asker: Arc<Asker>,
+    validator: Option<Validator>,
     kept: Arc<Kept>,
 }
 
 impl Resolver {
-    pub(crate) fn new(config: &Config, pool: Pool, kept: Arc<Kept>) -> Resolver {
+    pub(crate) fn new(config: &Config, asker: Asker, kept: Arc<Kept>) -> Resolver {
+        let asker = Arc::new(asker);
+        let validator = match config.dnssec {
+            Dnssec::Off => None,
+            Dnssec::Validate => Some(Validator::new(asker.clone(), config.trust_anchors.clone())),
+        };
         Resolver {
+            ask_both: config.ask_both,
+            caching: config.caching,
             limits: config.limits,
-            pool,
+            asker,
+            validator,
             kept,
         }
     }
 
-    /// Each upstream, and whether it answers.
-    pub(crate) fn upstreams(&self) -> Vec<(Upstream, bool)> {
-        self.pool.health()
+    /// Who asks the upstreams.
+    pub(crate) fn asker(&self) -> &Asker {
+        &self.asker
     }
 
-    /// The answer to a question, from the cache, or from the upstreams; equal questions are asked once.
+    /// The AAAA answer, and that to the A question if both were asked at once.
+    pub(crate) async fn look_up_aaaa(
+        self: &Arc<Self>,
+        question: &Question,
+        trace: &mut Trace,
+    ) -> (Answer, Option<Answer>) {
+        let asks_both = match self.ask_both {
+            AskBoth::Never => false,
+            AskBoth::Learned => self.kept.cache.last_lacked(&self.as_asked(question)),
+            AskBoth::Always => true,
+        };
+        if !asks_both {
+            return (self.look_up(question, trace).await, None);
+        }
+        let for_a = question.with_type(RecordType::A);
+        let mut trace_a = trace.beside();
+        let (aaaa, a) = tokio::join!(
+            self.look_up(question, trace),
+            self.look_up(&for_a, &mut trace_a)
+        );
+        trace.append(trace_a);
+        (aaaa, Some(a))
+    }
+
+    /// The answer to a question. Where answers are validated, all are asked for with signatures,
+    /// which a client that did not ask for them does not see (RFC 4035 section 3.2.1).
     pub(crate) async fn look_up(
         self: &Arc<Self>,
         question: &Question,
         trace: &mut Trace,
     ) -> Answer {
-        let metrics = &self.kept.metrics;
-        if let Some(answer) = self.kept.cache.get(question) {
-            add(&metrics.cache_hits);
-            trace.step(|| format!("{question} is in the cache: {}", described(&answer)));
-            return answer;
+        if !self.validates(question) || question.dnssec_ok {
+            return self.look_up_whole(question, trace).await;
         }
+        let answer = self.look_up_whole(&self.as_asked(question), trace).await;
+        without_signatures(answer, question.qtype)
+    }
+
+    /// The question under which the answer is kept.
+    fn as_asked(&self, question: &Question) -> Question {
+        Question {
+            dnssec_ok: question.dnssec_ok || self.validates(question),
+            ..question.clone()
+        }
+    }
+
+    /// RFC 6147 section 5.5: with CD the client wants to judge for itself.
+    fn validates(&self, question: &Question) -> bool {
+        self.validator.is_some() && !question.checking_disabled
+    }
+
+    /// From the cache, or from the upstreams; equal questions are asked once.
+    async fn look_up_whole(self: &Arc<Self>, question: &Question, trace: &mut Trace) -> Answer {
+        let metrics = &self.kept.metrics;
+        let stale = match self.kept.cache.get(question, &self.caching) {
+            Found::Fresh { answer, asks_again } => {
+                add(&metrics.cache_hits);
+                trace.step(|| format!("{question} is in the cache: {}", described(&answer)));
+                if asks_again && self.join(question).is_some() {
+                    add(&metrics.prefetched);
+                }
+                return answer;
+            }
+            Found::Failed { answer, stale } => {
+                add(&metrics.cache_hits);
+                trace.step(|| format!("{question} failed before: {}", described(&answer)));
+                return self.or_stale(answer, stale, trace);
+            }
+            Found::Expired { stale } => stale,
+            Found::Missing => None,
+        };
         add(&metrics.cache_misses);
         let Some(under_way) = self.join(question) else {
+            add(&metrics.upstream_refused);
             trace.step(|| "too many questions at the upstreams".into());
-            return Answer::failure(ExtendedErrorCode::Other, "too many questions under way");
+            let text = "too many questions under way";
+            let refusal = Answer::failure(ExtendedErrorCode::Other, text);
+            return self.or_stale(refusal, stale, trace);
         };
-        let answer = under_way.await;
+        let answer = match &stale {
+            None => under_way.await,
+            Some(stale) => match tokio::time::timeout(STALE_WAIT, under_way).await {
+                Ok(answer) => answer,
+                // The question goes on by itself, and the next client gets its answer.
+                Err(_) => return self.or_stale(late(), Some(stale.clone()), trace),
+            },
+        };
         trace.step(|| {
             format!(
                 "the upstreams were asked {question}: {}",
                 described(&answer)
             )
         });
-        (*answer).clone()
+        self.or_stale((*answer).clone(), stale, trace)
     }
 
-    /// Joins an equal question on its way, or sends it, if the bound lets one more go. It runs
+    /// The old answer in place of a failure, if there is one. Not where validation failed: the
+    /// old answer may be what was found out to be wrong.
+    fn or_stale(&self, answer: Answer, stale: Option<Answer>, trace: &mut Trace) -> Answer {
+        match stale {
+            Some(stale) if !answer.is_success() && !answer.is_bogus() => {
+                add(&self.kept.metrics.cache_stale);
+                trace
+                    .step(|| format!("an old answer for want of a new one: {}", described(&stale)));
+                stale
+            }
+            _ => answer,
+        }
+    }
+
+    /// Joins an equal question on its way, or sends it, if the bounds let one more go. It runs
     /// by itself, so that a client that goes away takes nobody's answer with it.
     fn join(self: &Arc<Self>, question: &Question) -> Option<UnderWay> {
-        let mut under_way = self.kept.under_way.lock().ok()?;
-        if let Some(shared) = under_way.get(question) {
+        let mut questions = self.kept.questions();
+        if let Some(shared) = questions.answers.get(question) {
             add(&self.kept.metrics.merged);
             return Some(shared.clone());
         }
         let permits = self.kept.upstream_permits.clone();
         let permit = permits.try_acquire_owned().ok()?;
+        if !questions.admit(question, &self.limits) {
+            return None;
+        }
         let resolver = self.clone();
         let asked = question.clone();
         let future = async move {
             let answer = Arc::new(resolver.fetch(&asked).await);
-            if let Ok(mut under_way) = resolver.kept.under_way.lock() {
-                under_way.remove(&asked);
-            }
+            resolver.kept.questions().remove(&asked);
             drop(permit);
             answer
         };
         let shared = future.boxed().shared();
-        under_way.insert(question.clone(), shared.clone());
+        questions.answers.insert(question.clone(), shared.clone());
         tokio::spawn(shared.clone());
         Some(shared)
     }
 
-    /// Asks the upstreams, follows the chain if they do not, and keeps the answer.
+    /// Asks the upstreams, validates if so configured, and keeps the answer.
     async fn fetch(&self, question: &Question) -> Answer {
-        let metrics = &self.kept.metrics;
-        let _raised = Raised::new(&metrics.upstream_in_flight);
-        let mut answer = self.pool.ask(question, metrics).await;
-        keep_chain(&question.name, &mut answer.answers);
-        for _ in 0..CHAIN_MAX {
-            let Some(target) = dangling_target(question, &answer) else {
-                break;
-            };
-            let next = self
-                .pool
-                .ask(&question.with_name(target.clone()), metrics)
-                .await;
-            let mut records = next.answers;
-            keep_chain(&target, &mut records);
-            answer.answers.append(&mut records);
-            answer.authentic &= next.authentic;
-            answer.rcode = next.rcode;
-            answer.authorities = next.authorities;
-            answer.additionals = next.additionals;
-            answer.extended_errors.extend(next.extended_errors);
+        let _raised = Raised::new(&self.kept.metrics.upstream_in_flight);
+        let mut asked = match &self.validator {
+            Some(validator) if !question.checking_disabled => validator.ask(question).await,
+            _ => self.asker.ask(question).await,
+        };
+        // What somebody else found authentic is nothing to a server that validates by itself.
+        if self.validator.is_some() && question.checking_disabled {
+            asked.answer.authentic = false;
         }
-        self.kept.cache.insert(question, &answer, &self.limits);
+        let Asked {
+            answer,
+            is_unreachable,
+        } = asked;
+        self.kept
+            .keep(question, &answer, is_unreachable, &self.limits);
         answer
     }
 }
 
-/// Drops records that do not belong to the chain from the name asked for: an upstream has no
-/// business to answer for other names.
-fn keep_chain(name: &LowerName, answers: &mut Vec<Record>) {
-    let mut chain = vec![name.clone()];
-    let mut next = 0;
-    while let Some(name) = chain.get(next).cloned() {
-        next += 1;
-        let aliases = answers.iter().filter(|r| LowerName::new(&r.name) == name);
-        let targets = aliases.filter_map(|r| match &r.data {
-            RData::CNAME(CNAME(target)) => Some(LowerName::new(target)),
-            _ => None,
-        });
-        let new: Vec<LowerName> = targets.filter(|t| !chain.contains(t)).collect();
-        chain.extend(new);
-    }
-    answers.retain(|record| {
-        let owner = LowerName::new(&record.name);
-        // A DNAME record, and its signature, stand above the names that it redirects.
-        let may_stand_above = matches!(record.record_type(), RecordType::DNAME | RecordType::RRSIG);
-        chain
-            .iter()
-            .any(|name| *name == owner || may_stand_above && owner.zone_of(name))
-    });
-}
-
-/// The end of a chain that the upstream did not follow: an alias without the record behind it,
-/// and without a SOA record that says that there is none. A loop has no end.
-fn dangling_target(question: &Question, answer: &Answer) -> Option<LowerName> {
-    let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
-    if answer.rcode != ResponseCode::NoError || asks_alias || answer.has(question.qtype) {
-        return None;
-    }
-    if answer.negative_ttl().is_some() {
-        return None;
-    }
-    let mut aliases = answer.answers.iter().rev();
-    let last = aliases.find_map(|r| match &r.data {
-        RData::CNAME(CNAME(target)) => Some(LowerName::new(target)),
-        _ => None,
-    })?;
-    let followed = answer
-        .answers
-        .iter()
-        .any(|r| LowerName::new(&r.name) == last);
-    (!followed && last != question.name).then_some(last)
+/// No answer within [`STALE_WAIT`].
+fn late() -> Answer {
+    Answer::failure(ExtendedErrorCode::NoReachableAuthority, "no answer in time")
 }
 
 pub(crate) fn described(answer: &Answer) -> String {

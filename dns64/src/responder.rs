@@ -100,24 +100,27 @@ impl Responder {
     ) -> (Answer, Outcome) {
         // CD without DO: the client will not validate, so what is synthesised has to be checked.
         question.checking_disabled = false;
-        let aaaa = if policy.hides_aaaa(&question.name) {
+        let (aaaa, a) = if policy.hides_aaaa(&question.name) {
             trace.step(|| "real AAAA records of this name count as missing".into());
-            None
+            (None, None)
         } else {
-            let answer = self.resolver.look_up(&question, trace).await;
+            let (answer, a) = self.resolver.look_up_aaaa(&question, trace).await;
             match policy.after_aaaa(answer) {
                 Next::Answer(answer) => {
                     trace.step(|| format!("no synthesis: {}", described(&answer)));
                     let outcome = outcome_of(&answer, RecordType::AAAA);
                     return (answer, outcome);
                 }
-                Next::AskA(answer) => Some(answer),
+                Next::AskA(answer) => (Some(answer), a),
             }
         };
-        let a = self
-            .resolver
-            .look_up(&question.with_type(RecordType::A), trace)
-            .await;
+        let a = match a {
+            Some(a) => a,
+            None => {
+                let question = question.with_type(RecordType::A);
+                self.resolver.look_up(&question, trace).await
+            }
+        };
         let answer = policy.assemble(aaaa.as_ref(), a);
         if !answer.has(RecordType::AAAA) {
             trace.step(|| "no A record to synthesise from".into());

@@ -10,21 +10,22 @@ use hickory_proto::rr::{LowerName, Name, RecordType};
 use tokio::net::TcpListener;
 
 use crate::answer::Question;
-use crate::cache::Cache;
+use crate::asker::Asker;
+use crate::cache::{Cache, CacheState};
 use crate::check::{StartError, check};
 use crate::clients::Clients;
 use crate::clock::Clock;
-use crate::config::{AllowFrom, Config, Protocol, Upstream};
+use crate::config::{AllowFrom, Config, Protocol};
 use crate::front::Front;
 use crate::handler::{Handler, Streams};
 use crate::listen::{Bound, Sockets, failed};
 use crate::metrics::Metrics;
 use crate::neighbours::Neighbours;
-use crate::pool::Pool;
 use crate::resolver::{Kept, Resolver};
 use crate::responder::{ClientQuestion, Responder};
 use crate::synthesis::Policy;
 use crate::trace::Trace;
+use crate::upstream::{Pool, UpstreamState};
 
 /// Answers queued for one TCP client.
 const TCP_ANSWERS_MAX: usize = 64;
@@ -103,7 +104,7 @@ impl Server {
         let cache = Cache::new(&config.limits, clock.clone());
         let kept = Arc::new(Kept::new(cache, &config.limits, ready));
         let neighbours = Arc::new(Neighbours::private());
-        let responder = responder(&config, policies, &neighbours, &kept, &clock);
+        let responder = responder(&config, policies, &neighbours, &kept, &clock, None)?;
         let handler = Handler::new(responder, kept, clock, &config.limits);
         let server = Server {
             handler: Arc::new(handler),
@@ -126,6 +127,15 @@ impl Server {
     /// As [`Server::start`]; the old configuration stays then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let policies = check(&config)?;
+        let before = self.handler.responder.load_full();
+        let responder = responder(
+            &config,
+            policies,
+            &self.neighbours,
+            &self.handler.kept,
+            &self.handler.clock,
+            Some(before.resolver.asker().pool()),
+        )?;
         let served: Vec<SocketAddr> = self.listeners().keys().copied().collect();
         for addr in config.listen.iter().filter(|addr| !served.contains(addr)) {
             self.listen(Bound::new(*addr, &config)?, &config)?;
@@ -139,12 +149,11 @@ impl Server {
             stays
         });
         let mut current = self.config.lock().unwrap_or_else(|e| e.into_inner());
-        let kept = &self.handler.kept;
-        if current.upstream != config.upstream {
-            kept.cache.clear();
+        let is_trusted_otherwise =
+            current.dnssec != config.dnssec || current.trust_anchors != config.trust_anchors;
+        if current.upstream != config.upstream || is_trusted_otherwise {
+            self.handler.kept.cache.clear();
         }
-        let clock = &self.handler.clock;
-        let responder = responder(&config, policies, &self.neighbours, kept, clock);
         self.handler.replace(responder);
         *current = config;
         Ok(())
@@ -206,14 +215,15 @@ impl Server {
         &self.handler.kept.metrics
     }
 
-    /// Answers in the cache.
-    pub fn cache_entries(&self) -> usize {
-        self.handler.kept.cache.len()
+    /// How full the cache is.
+    pub fn cache_state(&self) -> CacheState {
+        self.handler.kept.cache.state()
     }
 
-    /// Each upstream, and whether it answers.
-    pub fn upstreams(&self) -> Vec<(Upstream, bool)> {
-        self.handler.responder.load().resolver.upstreams()
+    /// What is known of each upstream.
+    pub fn upstreams(&self) -> Vec<UpstreamState> {
+        let responder = self.handler.responder.load();
+        responder.resolver.asker().pool().states()
     }
 
     /// The addresses served.
@@ -243,14 +253,22 @@ fn responder(
     neighbours: &Arc<Neighbours>,
     kept: &Arc<Kept>,
     clock: &Clock,
-) -> Responder {
+    before: Option<&Pool>,
+) -> Result<Responder, StartError> {
     if config.allow_from == AllowFrom::Neighbours {
         refresh(neighbours);
     }
-    let pool = Pool::new(config, clock.clone());
-    let resolver = Arc::new(Resolver::new(config, pool, kept.clone()));
+    let pool = Pool::new(config, clock.clone(), before)?;
+    let asker = Asker::new(config, pool, kept.clone(), clock.clone());
+    let resolver = Arc::new(Resolver::new(config, asker, kept.clone()));
     let clients = Clients::new(config, neighbours.clone());
-    Responder::new(config, policies, clients, resolver, kept.clone())
+    Ok(Responder::new(
+        config,
+        policies,
+        clients,
+        resolver,
+        kept.clone(),
+    ))
 }
 
 fn refresh(neighbours: &Neighbours) {

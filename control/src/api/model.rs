@@ -294,7 +294,7 @@ pub struct Dns64 {
     /// Answers with synthetic AAAA records so far.
     pub synthesized: u64,
     /// Answers in the cache.
-    pub cache_entries: usize,
+    pub cache_entries: u64,
 }
 
 /// An upstream resolver.

@@ -48,9 +48,9 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
     model::Dns64 {
         listen,
         upstreams: upstreams
-            .map(|(upstream, is_up)| model::Upstream {
-                target: upstream.to_string(),
-                is_up,
+            .map(|state| model::Upstream {
+                target: state.upstream.to_string(),
+                is_up: state.is_up,
             })
             .collect(),
         queries: server
@@ -60,7 +60,7 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
             .map(|(_, count)| count)
             .sum(),
         synthesized: server.metrics().synthesized(),
-        cache_entries: server.cache_entries(),
+        cache_entries: server.cache_state().entries,
     }
 }
 

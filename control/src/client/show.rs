@@ -434,7 +434,7 @@ fn dns64_lines(dns64: &model::Dns64) -> Vec<String> {
             "dns queries  {}; {} answers synthesised, {} cached",
             grouped(dns64.queries),
             grouped(dns64.synthesized),
-            grouped(dns64.cache_entries as u64)
+            grouped(dns64.cache_entries)
         ),
     ]
 }

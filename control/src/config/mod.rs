@@ -9,6 +9,7 @@ mod pool;
 pub mod problem;
 mod reader;
 mod services;
+mod upstreams;
 mod values;
 
 use std::net::SocketAddr;

@@ -1,18 +1,16 @@
 //! `[dns64]`, `[metrics]`, `[api]` and `[log]`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use gate64_dns64::{AllowFrom, Config as Dns64Config, Network, Protocol, Synthesize, Upstream};
+use gate64_dns64::{AllowFrom, Config as Dns64Config, Network, Synthesize};
 use tracing::level_filters::LevelFilter;
 
 use super::nat64::refuse_empty;
 use super::problem::{Problem, Report, Severity};
 use super::reader::{Located, Table};
+use super::upstreams;
 use super::values::{self, Prefix};
-
-const DOCUMENTATION_UPSTREAM: SocketAddr =
-    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 53)), 53);
 
 /// Reads `[dns64]`; `None` if the table is not there. The prefixes are `[nat64]`'s and set later.
 pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64Config> {
@@ -26,7 +24,6 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
     let d = Dns64Config::default();
     let listen = read_listen(report, &mut table, d.listen);
     let config = Dns64Config {
-        upstream: read_upstream(report, &mut table),
         synthesize: table.word(report, "synthesize", d.synthesize, &modes).value,
         synthesize_for: read_networks(report, &mut table, "synthesize_for", None, d.synthesize_for),
         allow_from: read_allow_from(report, &mut table, &listen),
@@ -45,14 +42,13 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
             domain_name,
         )),
         listen,
-        ..Dns64Config::default()
+        ..upstreams::read(report, &mut table)
     };
-    read_dnssec(report, &mut table);
     table.finish(report);
     Some(config)
 }
 
-fn plain<T>(list: Option<Located<Vec<Located<T>>>>) -> Vec<T> {
+pub fn plain<T>(list: Option<Located<Vec<Located<T>>>>) -> Vec<T> {
     let items = list.map_or(Vec::new(), |list| list.value);
     items.into_iter().map(|item| item.value).collect()
 }
@@ -76,41 +72,6 @@ fn read_listen(
                 span: later.span.clone(),
                 help: Some("accepted: each address once".to_owned()),
             });
-        }
-    }
-    plain(Some(list))
-}
-
-fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream> {
-    let accepted =
-        "udp://, tcp://, tls:// or https:// with an address, such as \"udp://198.51.100.53:53\"";
-    let list = table.parsed_list(report, "upstream", accepted, values::upstream);
-    let Some(list) = list else {
-        report.push(Problem {
-            severity: Severity::Warning,
-            key: table.key("upstream"),
-            message: format!(
-                "is not given: the default {DOCUMENTATION_UPSTREAM} is an address of documentation (RFC 5737)"
-            ),
-            span: table.span(),
-            help: Some("write upstream = [\"udp://ADDRESS:53\"] with a resolver of yours".to_owned()),
-        });
-        return vec![Upstream {
-            protocol: Protocol::Udp,
-            addr: DOCUMENTATION_UPSTREAM,
-            name: String::new(),
-        }];
-    };
-    refuse_empty(report, table, &list, accepted);
-    for upstream in &list.value {
-        let is_encrypted = matches!(upstream.value.protocol, Protocol::Tls | Protocol::Https);
-        if is_encrypted {
-            not_in_this_version(
-                report,
-                upstream,
-                "encrypted upstreams",
-                "use udp:// or tcp:// to a resolver that you trust the path to",
-            );
         }
     }
     plain(Some(list))
@@ -210,40 +171,6 @@ fn domain_name(text: &str) -> Result<String, String> {
     match name.len() <= 253 && name.split('.').all(label) {
         true => Ok(name.to_ascii_lowercase()),
         false => Err("not a domain name".to_owned()),
-    }
-}
-
-fn read_dnssec(report: &mut Report, table: &mut Table<'_, '_>) {
-    let dnssec = table.word(
-        report,
-        "dnssec",
-        false,
-        &[("off", false), ("validate", true)],
-    );
-    if dnssec.value {
-        not_in_this_version(
-            report,
-            &dnssec,
-            "DNSSEC validation and trust anchors",
-            "write dnssec = \"off\" and forward to a resolver that validates",
-        );
-    }
-    let accepted = "a DS record as text, such as \". IN DS 20326 8 2 E06D…\"";
-    let anchors = table.parsed_list(report, "trust_anchors", accepted, |text| {
-        match text.split_whitespace().count() >= 4 {
-            true => Ok(text.to_owned()),
-            false => Err("not a DS record".to_owned()),
-        }
-    });
-    let unused = anchors.filter(|anchors| !anchors.value.is_empty() && !dnssec.value);
-    if let Some(anchors) = unused {
-        report.push(Problem {
-            severity: Severity::Warning,
-            key: anchors.key.clone(),
-            message: "is given, but dnssec is \"off\"".to_owned(),
-            span: anchors.span.clone(),
-            help: Some("nothing is validated".to_owned()),
-        });
     }
 }
 

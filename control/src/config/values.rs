@@ -140,7 +140,8 @@ pub fn absolute_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// An upstream resolver: `udp://198.51.100.53:53`, `tls://2001:db8::1#dns.example`.
+/// An upstream resolver: `udp://198.51.100.53:53`, `tls://2001:db8::1#dns.example`,
+/// `https://192.0.2.53/dns-query#dns.example`.
 pub fn upstream(text: &str) -> Result<Upstream, String> {
     let (scheme, rest) = text
         .split_once("://")
@@ -153,15 +154,28 @@ pub fn upstream(text: &str) -> Result<Upstream, String> {
         other => return Err(format!("{other:?} is no transport")),
     };
     let (rest, name) = rest.split_once('#').unwrap_or((rest, ""));
-    let host = rest.split('/').next().unwrap_or(rest);
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let addr = host
         .parse()
         .or_else(|_| with_port(host, port))
         .map_err(|()| format!("{host:?} is no address with a port"))?;
+    if !name.is_empty() && !protocol.is_encrypted() {
+        return Err(format!(
+            "{scheme}:// has no certificate that could hold {name:?}"
+        ));
+    }
+    let path = match protocol {
+        // RFC 8484 section 4.1 gives this one as its example, and nearly all use it.
+        Protocol::Https if path.is_empty() => "/dns-query",
+        Protocol::Https => path,
+        _ if path.is_empty() => "",
+        _ => return Err(format!("{scheme}:// has no path")),
+    };
     Ok(Upstream {
         protocol,
         addr,
         name: name.to_owned(),
+        path: path.to_owned(),
     })
 }
 
@@ -221,5 +235,10 @@ mod tests {
         );
         assert!(at("198.51.100.53").is_err());
         assert!(at("quic://198.51.100.53").is_err());
+        assert!(at("udp://198.51.100.53/dns-query").is_err());
+        assert!(at("udp://198.51.100.53#dns.example").is_err());
+        let text = |text: &str| upstream(text).map(|u| u.to_string());
+        let whole = "https://198.51.100.53:443/dns-query#dns.example";
+        assert_eq!(text("https://198.51.100.53#dns.example"), Ok(whole.into()));
     }
 }

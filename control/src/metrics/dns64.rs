@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use gate64_dns64::metrics::{Outcome, QueryType};
-use gate64_dns64::{Protocol, Server};
+use gate64_dns64::{CacheState, Protocol, Server, TryResult, UpstreamState};
 use prometheus::proto::MetricFamily;
 
 use super::family::Family;
@@ -12,7 +12,9 @@ use super::family::Family;
 /// All of them.
 pub fn families(server: &Server) -> Vec<MetricFamily> {
     let metrics = server.metrics();
-    let mut families = vec![queries(server), upstreams(server)];
+    let mut families = vec![queries(server)];
+    families.extend(upstreams(&server.upstreams()));
+    families.extend(cache(server.cache_state()));
     let counters = [
         (
             "gate64_dns_synthesized_total",
@@ -28,6 +30,31 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
             "gate64_dns_cache_misses_total",
             "Questions that were not in the cache.",
             metrics.cache_misses.load(Ordering::Relaxed),
+        ),
+        (
+            "gate64_dns_cache_stale_total",
+            "Answers given past their TTL, since no fresh one could be had.",
+            metrics.cache_stale.load(Ordering::Relaxed),
+        ),
+        (
+            "gate64_dns_cache_prefetches_total",
+            "Popular names asked for again before their answer ended.",
+            metrics.prefetched.load(Ordering::Relaxed),
+        ),
+        (
+            "gate64_dns_merged_total",
+            "Questions that joined an equal one on its way to the upstreams.",
+            metrics.merged.load(Ordering::Relaxed),
+        ),
+        (
+            "gate64_dns_upstream_refused_total",
+            "Questions not asked since too many were at the upstreams.",
+            metrics.upstream_refused.load(Ordering::Relaxed),
+        ),
+        (
+            "gate64_dns_upstream_misfits_total",
+            "Datagrams from an upstream's address that did not fit the question.",
+            metrics.upstream_misfits.load(Ordering::Relaxed),
         ),
         (
             "gate64_dns_upstream_queries_total",
@@ -96,11 +123,70 @@ fn rcode(outcome: Outcome) -> &'static str {
     }
 }
 
-fn upstreams(server: &Server) -> MetricFamily {
-    let mut family = Family::gauge("gate64_dns_upstream_up", "1 while the upstream answers.");
-    for (upstream, is_up) in server.upstreams() {
-        let target = upstream.to_string();
-        family.count(&[("upstream", &target)], u64::from(is_up));
+fn upstreams(states: &[UpstreamState]) -> Vec<MetricFamily> {
+    let mut up = Family::gauge("gate64_dns_upstream_up", "1 while the upstream answers.");
+    let mut rtt = Family::gauge(
+        "gate64_dns_upstream_rtt_seconds",
+        "Moving mean of the time from question to answer.",
+    );
+    let mut score = Family::gauge(
+        "gate64_dns_upstream_failure_score",
+        "From 0, never fails, to 1, fails always.",
+    );
+    let mut in_flight = Family::gauge(
+        "gate64_dns_upstream_in_flight",
+        "Tries under way at present.",
+    );
+    let mut tries = Family::counter(
+        "gate64_dns_upstream_tries_total",
+        "Tries at the upstream, by how they ended.",
+    );
+    for state in states {
+        let target = state.upstream.to_string();
+        let labels = [("upstream", target.as_str())];
+        up.count(&labels, u64::from(state.is_up));
+        rtt.value(&labels, state.rtt.unwrap_or_default().as_secs_f64());
+        score.value(&labels, f64::from(state.failure_score));
+        in_flight.count(&labels, state.in_flight);
+        for (result, count) in TryResult::ALL.iter().zip(state.tries) {
+            let labels = [("upstream", target.as_str()), ("result", result.name())];
+            tries.count(&labels, count);
+        }
     }
-    family.done()
+    [up, rtt, score, in_flight, tries].map(Family::done).into()
+}
+
+fn cache(state: CacheState) -> Vec<MetricFamily> {
+    let gauges = [
+        (
+            "gate64_dns_cache_entries",
+            "Questions with an answer in the cache.",
+            state.entries,
+        ),
+        (
+            "gate64_dns_cache_bytes",
+            "Memory that they take, about.",
+            state.octets,
+        ),
+        (
+            "gate64_dns_cache_capacity_bytes",
+            "Memory that they may take.",
+            state.octets_max,
+        ),
+    ];
+    let mut families: Vec<MetricFamily> = gauges
+        .into_iter()
+        .map(|(name, help, value)| {
+            let mut family = Family::gauge(name, help);
+            family.count(&[], value);
+            family.done()
+        })
+        .collect();
+    let mut evictions = Family::counter(
+        "gate64_dns_cache_evictions_total",
+        "Answers displaced by others.",
+    );
+    evictions.count(&[], state.evictions);
+    families.push(evictions.done());
+    families
 }

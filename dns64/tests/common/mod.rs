@@ -110,6 +110,8 @@ pub enum Reply {
     Silence,
     /// Octets as they are, the question's id put in front.
     Octets(Vec<u8>),
+    /// What the server there says, over UDP.
+    Forward(SocketAddr),
 }
 
 #[derive(Clone, Default)]
@@ -127,6 +129,10 @@ pub struct Script {
     pub wrong_id_first: bool,
     /// Answers another question.
     pub other_question: bool,
+    /// First a lie from another socket, with the right id and question.
+    pub forged_from_elsewhere: bool,
+    /// Over UDP, a lie with the right id and the question in lower case.
+    pub lower_case_lie_over_udp: bool,
 }
 
 impl Script {
@@ -160,19 +166,31 @@ pub fn failure(rcode: ResponseCode) -> Reply {
     .reply()
 }
 
-type Scripts = HashMap<(Name, RecordType), Reply>;
+#[derive(Default)]
+struct Scripts {
+    of: HashMap<(Name, RecordType), Reply>,
+    /// For all names that have none of their own.
+    otherwise: Option<Reply>,
+}
 
 /// A resolver that says what it is told to say. Names it was not told about do not exist.
 pub struct ScriptedUpstream {
     pub addr: SocketAddr,
-    scripts: Arc<Mutex<Scripts>>,
-    log: Arc<Mutex<Vec<(Message, Protocol)>>>,
+    shared: Arc<Shared>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    scripts: Mutex<Scripts>,
+    log: Mutex<Vec<(Message, Protocol)>>,
+    connections: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for ScriptedUpstream {
     fn drop(&mut self) {
         self.tasks.iter().for_each(|task| task.abort());
+        self.close_connections();
     }
 }
 
@@ -181,32 +199,52 @@ impl ScriptedUpstream {
         let addr = own_addr();
         let udp = Arc::new(UdpSocket::bind(addr).await.unwrap());
         let tcp = TcpListener::bind(addr).await.unwrap();
-        let scripts: Arc<Mutex<Scripts>> = Arc::default();
-        let log: Arc<Mutex<Vec<(Message, Protocol)>>> = Arc::default();
+        let shared: Arc<Shared> = Arc::default();
         let tasks = vec![
-            tokio::spawn(serve_udp(udp, scripts.clone(), log.clone())),
-            tokio::spawn(serve_tcp(tcp, scripts.clone(), log.clone())),
+            tokio::spawn(serve_udp(udp, shared.clone())),
+            tokio::spawn(serve_tcp(tcp, shared.clone())),
         ];
         ScriptedUpstream {
             addr,
-            scripts,
-            log,
+            shared,
             tasks,
         }
     }
 
     pub fn on(&self, owner: &str, qtype: RecordType, reply: Reply) -> &Self {
         let key = (name(owner), qtype);
-        self.scripts.lock().unwrap().insert(key, reply);
+        self.shared.scripts.lock().unwrap().of.insert(key, reply);
         self
+    }
+
+    /// What names without a script of their own get.
+    pub fn on_all(&self, reply: Reply) {
+        self.shared.scripts.lock().unwrap().otherwise = Some(reply);
+    }
+
+    /// TCP connections so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.lock().unwrap().len()
+    }
+
+    pub fn close_connections(&self) {
+        let connections = self.shared.connections.lock().unwrap();
+        connections.iter().for_each(|task| task.abort());
+    }
+
+    /// Takes no further connections; those that come are refused.
+    pub fn stop_tcp(&self) {
+        self.tasks[1].abort();
+        self.close_connections();
     }
 
     /// Name and type of every question so far.
     pub fn asked(&self) -> Vec<(String, RecordType)> {
-        let log = self.log.lock().unwrap();
+        let log = self.shared.log.lock().unwrap();
         let queries = log.iter().map(|(message, _)| &message.queries[0]);
         queries
-            .map(|q| (q.name().to_string(), q.query_type()))
+            // Upstreams see letters in random case.
+            .map(|q| (q.name().to_lowercase().to_string(), q.query_type()))
             .collect()
     }
 
@@ -219,7 +257,7 @@ impl ScriptedUpstream {
     }
 
     pub fn messages(&self) -> Vec<(Message, Protocol)> {
-        self.log.lock().unwrap().clone()
+        self.shared.log.lock().unwrap().clone()
     }
 
     pub fn upstream(&self, protocol: Protocol) -> Upstream {
@@ -227,76 +265,107 @@ impl ScriptedUpstream {
             protocol,
             addr: self.addr,
             name: String::new(),
+            path: String::new(),
         }
     }
 }
 
-async fn serve_udp(
-    socket: Arc<UdpSocket>,
-    scripts: Arc<Mutex<Scripts>>,
-    log: Arc<Mutex<Vec<(Message, Protocol)>>>,
-) {
+async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
     let mut buffer = [0; 4096];
     while let Ok((len, client)) = socket.recv_from(&mut buffer).await {
         let Ok(query) = Message::from_vec(&buffer[..len]) else {
             continue;
         };
-        log.lock().unwrap().push((query.clone(), Protocol::Udp));
-        let reply = choose(&scripts, &query);
+        let reply = note(&shared, &query, Protocol::Udp);
         let socket = socket.clone();
-        tokio::spawn(async move {
-            let Reply::Answer(script) = &reply else {
-                if let Reply::Octets(octets) = reply {
-                    let octets = [query.metadata.id.to_be_bytes().as_slice(), &octets].concat();
-                    socket.send_to(&octets, client).await.unwrap();
-                }
-                return;
-            };
-            tokio::time::sleep(script.delay).await;
-            if script.wrong_id_first {
-                let mut lie = respond(&query, script, Protocol::Udp);
-                lie.metadata.id ^= 1;
-                lie.answers = vec![aaaa(
-                    &query.queries[0].name().to_string(),
-                    300,
-                    "2001:db8::bad",
-                )];
-                socket
-                    .send_to(&lie.to_vec().unwrap(), client)
-                    .await
-                    .unwrap();
+        tokio::spawn(async move { reply_udp(&socket, client, &query, reply).await });
+    }
+}
+
+async fn reply_udp(socket: &UdpSocket, client: SocketAddr, query: &Message, reply: Reply) {
+    let script = match reply {
+        Reply::Silence => return,
+        Reply::Octets(octets) => {
+            let octets = [query.metadata.id.to_be_bytes().as_slice(), &octets].concat();
+            socket.send_to(&octets, client).await.unwrap();
+            return;
+        }
+        Reply::Forward(server) => {
+            let octets = query.to_vec().unwrap();
+            let answer = exchange_udp(server, &octets).await;
+            socket.send_to(&answer, client).await.unwrap();
+            return;
+        }
+        Reply::Answer(script) => script,
+    };
+    let response = respond(query, &script, Protocol::Udp);
+    let mut lie = response.clone();
+    let owner = query.queries[0].name().to_string();
+    lie.answers = vec![
+        a(&owner, 300, "192.0.2.66"),
+        aaaa(&owner, 300, "2001:db8::bad"),
+    ];
+    if script.forged_from_elsewhere {
+        let elsewhere = UdpSocket::bind((socket.local_addr().unwrap().ip(), 0))
+            .await
+            .unwrap();
+        let octets = lie.to_vec().unwrap();
+        elsewhere.send_to(&octets, client).await.unwrap();
+    }
+    if script.lower_case_lie_over_udp {
+        let question = Query::query(name(&owner).to_lowercase(), query.queries[0].query_type());
+        lie.queries = vec![question];
+        socket
+            .send_to(&lie.to_vec().unwrap(), client)
+            .await
+            .unwrap();
+        return;
+    }
+    tokio::time::sleep(script.delay).await;
+    if script.wrong_id_first {
+        lie.metadata.id ^= 1;
+        socket
+            .send_to(&lie.to_vec().unwrap(), client)
+            .await
+            .unwrap();
+    }
+    // A client that waits no longer may be gone.
+    let _ = socket.send_to(&response.to_vec().unwrap(), client).await;
+}
+
+async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let serving = tokio::spawn(serve_connection(stream, shared.clone()));
+        shared.connections.lock().unwrap().push(serving);
+    }
+}
+
+/// Answers the questions of a connection as they are ready, not in turn. Its end ends all.
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
+    let (mut reader, writer) = stream.into_split();
+    let writer = Arc::new(tokio::sync::Mutex::new(writer));
+    let mut replies = tokio::task::JoinSet::new();
+    while let Some(query) = read_message(&mut reader).await {
+        let reply = note(&shared, &query, Protocol::Tcp);
+        let writer = writer.clone();
+        replies.spawn(async move {
+            if let Reply::Answer(script) = reply {
+                tokio::time::sleep(script.delay).await;
+                let response = respond(&query, &script, Protocol::Tcp);
+                write_message(&mut *writer.lock().await, &response).await;
             }
-            let response = respond(&query, script, Protocol::Udp);
-            let _ = socket.send_to(&response.to_vec().unwrap(), client).await;
         });
     }
 }
 
-async fn serve_tcp(
-    listener: TcpListener,
-    scripts: Arc<Mutex<Scripts>>,
-    log: Arc<Mutex<Vec<(Message, Protocol)>>>,
-) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let (scripts, log) = (scripts.clone(), log.clone());
-        tokio::spawn(async move {
-            while let Some(query) = read_message(&mut stream).await {
-                log.lock().unwrap().push((query.clone(), Protocol::Tcp));
-                if let Reply::Answer(script) = choose(&scripts, &query) {
-                    tokio::time::sleep(script.delay).await;
-                    let response = respond(&query, &script, Protocol::Tcp);
-                    write_message(&mut stream, &response).await;
-                }
-            }
-        });
-    }
-}
-
-fn choose(scripts: &Mutex<Scripts>, query: &Message) -> Reply {
+/// Writes the question down and says what is replied.
+fn note(shared: &Shared, query: &Message, protocol: Protocol) -> Reply {
+    shared.log.lock().unwrap().push((query.clone(), protocol));
     let question = &query.queries[0];
-    let scripts = scripts.lock().unwrap();
+    let scripts = shared.scripts.lock().unwrap();
     let key = (question.name().to_lowercase(), question.query_type());
-    scripts.get(&key).cloned().unwrap_or_else(|| {
+    let reply = scripts.of.get(&key).or(scripts.otherwise.as_ref());
+    reply.cloned().unwrap_or_else(|| {
         Script {
             rcode: Some(ResponseCode::NXDomain),
             authorities: vec![soa("test.", 30, 30)],
@@ -338,14 +407,14 @@ fn respond(query: &Message, script: &Script, protocol: Protocol) -> Message {
     message
 }
 
-async fn read_message(stream: &mut TcpStream) -> Option<Message> {
+async fn read_message(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<Message> {
     let length = stream.read_u16().await.ok()?;
     let mut octets = vec![0; usize::from(length)];
     stream.read_exact(&mut octets).await.ok()?;
     Message::from_vec(&octets).ok()
 }
 
-async fn write_message(stream: &mut TcpStream, message: &Message) {
+async fn write_message(stream: &mut (impl AsyncWriteExt + Unpin), message: &Message) {
     let octets = message.to_vec().unwrap();
     let length = u16::try_from(octets.len()).unwrap();
     let _ = stream.write_all(&length.to_be_bytes()).await;
@@ -487,6 +556,17 @@ pub async fn exchange_udp(server: SocketAddr, octets: &[u8]) -> Vec<u8> {
     assert_eq!(from, server);
     buffer.truncate(len);
     buffer
+}
+
+/// Waits, no longer than a test has patience, until it is so.
+pub async fn wait_for(mut is_so: impl FnMut() -> bool) {
+    for _ in 0..PATIENCE.as_millis() / 5 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(is_so(), "waited in vain");
 }
 
 pub fn addresses(message: &Message) -> Vec<(String, u32)> {

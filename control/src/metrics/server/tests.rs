@@ -54,6 +54,7 @@ fn dns64() -> Arc<gate64_dns64::Server> {
             protocol: gate64_dns64::Protocol::Udp,
             addr: "[::1]:9".parse().unwrap(),
             name: String::new(),
+            path: String::new(),
         }],
         pref64: vec![gate64_wire::rfc6052::Pref64::WELL_KNOWN],
         ..gate64_dns64::Config::default()

@@ -1,0 +1,147 @@
+//! One question to the upstreams, and what of the answer is believed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use hickory_proto::rr::RecordType;
+
+use crate::answer::{Answer, ExtendedErrorCode, Question};
+use crate::cache::Found;
+use crate::clock::Clock;
+use crate::config::{Caching, Config, Limits};
+use crate::resolver::Kept;
+use crate::scrub::{Unusable, dangling_target, scrub};
+use crate::upstream::Pool;
+
+/// Aliases followed for an upstream that does not follow them.
+const FOLLOW_MAX: usize = 8;
+
+/// Asks the upstreams of one configuration.
+pub(crate) struct Asker {
+    pool: Pool,
+    limits: Limits,
+    clock: Clock,
+    kept: Arc<Kept>,
+    under_way: Mutex<HashMap<Question, UnderWay>>,
+}
+
+type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+/// What asking came to.
+pub(crate) struct Asked {
+    pub(crate) answer: Answer,
+    /// Nobody said anything: the failure is ours or the network's, not the name's.
+    pub(crate) is_unreachable: bool,
+}
+
+impl Asker {
+    pub(crate) fn new(config: &Config, pool: Pool, kept: Arc<Kept>, clock: Clock) -> Asker {
+        Asker {
+            pool,
+            limits: config.limits,
+            clock,
+            kept,
+            under_way: Mutex::default(),
+        }
+    }
+
+    /// The upstreams.
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The server's clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    /// Asks the upstreams and follows the chain of aliases if they do not.
+    pub(crate) async fn ask(&self, question: &Question) -> Asked {
+        let mut asked = self.ask_once(question).await;
+        let mut followed = 0;
+        let mut last = None;
+        while let Some(target) = dangling_target(question, &asked.answer) {
+            if last.as_ref() == Some(&target) {
+                // It was asked for, and there is nothing: an absence without a SOA record.
+                break;
+            }
+            if followed == FOLLOW_MAX {
+                asked.answer = unusable(Unusable::LongChain);
+                break;
+            }
+            followed += 1;
+            let next = self.ask_once(&question.with_name(target.clone())).await;
+            let whole = asked.answer.followed_by(next.answer);
+            asked = Asked {
+                answer: self.believe(question, whole),
+                is_unreachable: next.is_unreachable,
+            };
+            last = Some(target);
+        }
+        asked
+    }
+
+    /// What a proof needs: keys, DS records and zone cuts come from the cache, and are asked for
+    /// once whoever needs them. They are part of a question that was let through already.
+    pub(crate) async fn ask_for_proof(self: &Arc<Self>, question: &Question) -> Arc<Answer> {
+        let is_shared = matches!(
+            question.qtype,
+            RecordType::DNSKEY | RecordType::DS | RecordType::NS
+        );
+        if !is_shared {
+            return Arc::new(self.ask(question).await.answer);
+        }
+        match self.kept.cache.get(question, &Caching::default()) {
+            Found::Fresh { answer, .. } | Found::Failed { answer, .. } => Arc::new(answer),
+            Found::Expired { .. } | Found::Missing => self.join(question).await,
+        }
+    }
+
+    fn join(self: &Arc<Self>, question: &Question) -> UnderWay {
+        let mut under_way = self.under_way.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(shared) = under_way.get(question) {
+            return shared.clone();
+        }
+        let asker = self.clone();
+        let asked = question.clone();
+        let future = async move {
+            let Asked {
+                answer,
+                is_unreachable,
+            } = asker.ask(&asked).await;
+            asker
+                .kept
+                .keep(&asked, &answer, is_unreachable, &asker.limits);
+            let mut under_way = asker.under_way.lock().unwrap_or_else(|e| e.into_inner());
+            under_way.remove(&asked);
+            Arc::new(answer)
+        };
+        let shared = future.boxed().shared();
+        under_way.insert(question.clone(), shared.clone());
+        tokio::spawn(shared.clone());
+        shared
+    }
+
+    async fn ask_once(&self, question: &Question) -> Asked {
+        let asked = self.pool.ask(question, &self.kept.metrics).await;
+        Asked {
+            answer: self.believe(question, asked.answer),
+            ..asked
+        }
+    }
+
+    /// Of an answer only what belongs to the question is kept.
+    fn believe(&self, question: &Question, mut answer: Answer) -> Answer {
+        match scrub(question, &mut answer, self.limits.cache_seconds_max) {
+            Ok(()) => answer,
+            Err(reason) => unusable(reason),
+        }
+    }
+}
+
+fn unusable(reason: Unusable) -> Answer {
+    Answer::failure(ExtendedErrorCode::Other, reason.to_string())
+}

@@ -1,0 +1,97 @@
+//! Upstream resolvers: a question goes out, the message that answers it comes back whole.
+//!
+//! [`Pool`] decides who is asked, when and how often; [`Exchange`] asks one of them over its
+//! transport; [`Health`](health::Health) remembers how it went.
+
+mod health;
+mod message;
+mod pool;
+mod stream;
+mod tls;
+mod udp;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_net::NetError;
+use hickory_proto::ProtoError;
+use hickory_proto::op::Message;
+use rustls::ClientConfig;
+
+use crate::answer::Question;
+use crate::config::{Protocol, Upstream};
+use crate::metrics::{Metrics, add};
+
+pub(crate) use pool::Pool;
+pub use pool::{TryResult, UpstreamState};
+pub use tls::{TlsError, check_certificates, server_name};
+
+/// The size of UDP answers that crosses every path unfragmented (DNS flag day 2020).
+pub(crate) const UDP_PAYLOAD_MAX: u16 = 1232;
+
+/// Why one try at an upstream gave no message.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("no answer in time")]
+    Timeout,
+    #[error("{0}")]
+    Socket(Arc<io::Error>),
+    #[error("an answer that cannot be read: {0}")]
+    Unreadable(String),
+    #[error("an answer to another question")]
+    OtherQuestion,
+    #[error("no connection: {0}")]
+    NotConnected(String),
+    #[error("{0}")]
+    Net(#[from] NetError),
+    #[error("the question cannot be sent: {0}")]
+    Question(#[from] ProtoError),
+    #[error("too many questions are there already")]
+    Busy,
+}
+
+impl From<io::Error> for AskError {
+    fn from(error: io::Error) -> AskError {
+        AskError::Socket(Arc::new(error))
+    }
+}
+
+/// One upstream and its connections, if it has any.
+pub(crate) struct Exchange {
+    pub(crate) config: Upstream,
+    connections: stream::Connections,
+}
+
+impl Exchange {
+    /// `tls` is there if the transport needs it.
+    fn new(config: Upstream, tls: Option<Arc<ClientConfig>>) -> Exchange {
+        Exchange {
+            connections: stream::Connections::new(config.clone(), tls),
+            config,
+        }
+    }
+
+    /// Asks once. What UDP cannot settle, because the answer is truncated (RFC 7766 section 5) or
+    /// somebody seems to guess answers (RFC 5452 section 9.3), is asked for again over TCP.
+    async fn ask(
+        &self,
+        question: &Question,
+        timeout: Duration,
+        metrics: &Metrics,
+    ) -> Result<Message, AskError> {
+        let asked = tokio::time::timeout(timeout, async {
+            add(&metrics.upstream_queries);
+            if self.config.protocol == Protocol::Udp {
+                match udp::ask(self.config.addr, question, metrics).await? {
+                    udp::Outcome::Answer(message) => return Ok(message),
+                    udp::Outcome::Truncated => add(&metrics.upstream_truncated),
+                    udp::Outcome::Suspect => {}
+                }
+                add(&metrics.upstream_queries);
+            }
+            self.connections.ask(question).await
+        });
+        asked.await.unwrap_or(Err(AskError::Timeout))
+    }
+}
