@@ -35,6 +35,8 @@ pub(super) struct Plain {
     /// From IPv6: the host.
     src: Ipv6Addr,
     remote: Ipv4Addr,
+    /// From IPv6: which prefix the peer was reached by.
+    pref64: u8,
     l4: PlainL4,
     pub header: PlainHeader,
     dont_fragment: bool,
@@ -49,6 +51,7 @@ impl Plain {
         bib: 0,
         src: Ipv6Addr::UNSPECIFIED,
         remote: Ipv4Addr::UNSPECIFIED,
+        pref64: 0,
         l4: PlainL4 {
             protocol: Protocol::Udp,
             src_port: 0,
@@ -113,7 +116,7 @@ impl Lane for FromV6 {
     #[inline]
     fn enter(nat64: &Nat64, bytes: &[u8], one: &mut Plain) -> Option<()> {
         let plain = PlainV6::read(bytes)?;
-        let (_, remote) = nat64.pref64_of(plain.dst()).ok()?;
+        let (pref64, remote) = nat64.pref64_of(plain.dst()).ok()?;
         if nat64.pool.contains(remote) || plain.hop_limit() <= 1 {
             return None;
         }
@@ -126,6 +129,7 @@ impl Lane for FromV6 {
         nat64.table.prefetch_bucket(one.probe);
         one.src = src;
         one.remote = remote;
+        one.pref64 = pref64;
         one.l4 = l4;
         one.header = PlainHeader {
             len: plain.len,
@@ -165,7 +169,8 @@ impl Lane for FromV6 {
             .table
             .meet_v6(one.bib, one.probe, host, protocol, dst)?;
         let (hop, mtu) = kept_hop(met.session, protocol, true, context)?;
-        if one.header.len - GROWTH > mtu {
+        // The session's difference of checksums holds for the prefix that it was made with.
+        if one.header.len - GROWTH > mtu || met.session.pref64 != one.pref64 {
             return None;
         }
         met.session.seen = context.tick.0;
