@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat'
-test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound'
+test='tcpdump jq prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound nfdump pmacct tshark rsyslog rsyslog-gnutls'
 bench='valgrind iproute2 ethtool curl nftables tayga python3'
 fuzz='g++'
 
@@ -47,7 +47,7 @@ need_packages() {
     echo "make deps: installing$missing"
     # The services that come with these packages are not wanted: only the programs are.
     unwanted=
-    for service in prometheus coturn tayga nsd unbound; do
+    for service in prometheus coturn tayga nsd unbound nfdump rsyslog; do
         case " $missing " in *" $service "*) unwanted="$unwanted $service" ;; esac
     done
     log=$(mktemp)

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::api::Query;
 use crate::bench::BenchArgs;
 use crate::lab::LabArgs;
+use crate::lookup::LookupArgs;
 use crate::replay::ReplayArgs;
 
 /// Where the API listens if nothing else is configured.
@@ -43,6 +44,8 @@ pub enum Command {
     Clear(ClearArgs),
     /// What gate64 does with an address
     Explain(ExplainArgs),
+    /// Who had a pool address and port, and when; gate64 need not run
+    Lookup(LookupArgs),
     /// Live view of rates, workers and drops
     Top(ApiArgs),
     /// An IPv6-only client, a gateway and an IPv4-only Internet in network namespaces of their own

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod exit;
 mod lab;
+mod lookup;
 mod machine;
 mod metrics;
 mod netlink;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Show(args) => client::show(&args),
         Command::Clear(args) => client::clear(&args),
         Command::Explain(args) => client::explain(&args),
+        Command::Lookup(args) => lookup::run(&args),
         Command::Top(args) => client::top(&args),
         Command::Lab(args) => lab::run(args),
         Command::Bench(args) => bench::run(&args),

@@ -11,6 +11,7 @@ use crossbeam::channel::{self, Sender};
 use gate64_dataplane::command::Command;
 use gate64_dataplane::counters::{self, CounterId, PublishedCounters};
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
+use gate64_log::config::OnFailure;
 
 use crate::api::model;
 use crate::config::Config;
@@ -177,8 +178,19 @@ impl State {
         }
     }
 
+    /// What an operator should know although packets flow: a log that cannot be written.
+    pub fn notes(&self) -> Vec<String> {
+        let report = self.log.report();
+        report.into_iter().filter_map(|one| one.problem).collect()
+    }
+
     fn nat64_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        let refuses = self.config.load().log.on_failure == OnFailure::RefuseNew;
+        if refuses && self.log.is_failing() {
+            problems
+                .push("the log cannot be written, and log.on_failure = \"refuse-new\"".to_owned());
+        }
         for (number, worker) in self.workers.iter().enumerate() {
             if !worker.is_alive() {
                 problems.push(format!("worker {number} is stuck: its loop does not turn"));

@@ -10,8 +10,10 @@ mod bus;
 mod clock;
 pub mod config;
 
+pub mod journal;
 mod queue;
 mod record;
+pub mod sink;
 
 pub use bus::{Bus, Condition, Event, ReaderReport};
 pub use clock::{Step, WallClock};

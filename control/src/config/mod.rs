@@ -4,6 +4,7 @@
 //! fit between tables is checked. Only a file without errors becomes a [`Config`].
 
 mod interface;
+mod log;
 mod nat64;
 mod pool;
 pub mod problem;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use gate64_dataplane::config::{InterfaceConfig, Nat64Config};
+use gate64_log::config::LogConfig;
 use gate64_wire::rfc6052::Pref64;
 use toml::de::DeTable;
 use tracing::level_filters::LevelFilter;
@@ -51,6 +53,8 @@ pub struct Config {
     pub api_socket: Located<PathBuf>,
     /// What is logged.
     pub log_level: LevelFilter,
+    /// The log of allocations.
+    pub log: LogConfig,
 }
 
 impl Config {
@@ -146,7 +150,7 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
     let api = root.table(report, "api");
     let api_socket = services::read_api(report, api);
     let log = root.table(report, "log");
-    let log_level = services::read_log(report, log);
+    let (log_level, log) = log::read_log(report, log);
     root.finish(report);
     check_roles(report, has_interface, has_dns64, has_pool);
     Config {
@@ -164,6 +168,7 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
         metrics,
         api_socket,
         log_level: log_level.value,
+        log,
         nat64: Nat64Config {
             static_bib: statics.iter().map(|entry| entry.value).collect(),
             subscriber: subscriber.limits,

@@ -80,11 +80,6 @@ impl<'a, 'i> Table<'a, 'i> {
         Some(self.entries?.get(name)?.span())
     }
 
-    /// Dotted name of the table.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
     /// Where its header stands.
     pub fn span(&self) -> Option<Range<usize>> {
         self.span.clone()

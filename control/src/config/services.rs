@@ -1,10 +1,9 @@
-//! `[dns64]`, `[metrics]`, `[api]` and `[log]`.
+//! `[dns64]`, `[metrics]` and `[api]`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use gate64_dns64::{AllowFrom, Config as Dns64Config, Network, Synthesize};
-use tracing::level_filters::LevelFilter;
 
 use super::nat64::refuse_empty;
 use super::problem::{Problem, Report, Severity};
@@ -196,73 +195,4 @@ pub fn read_api(report: &mut Report, mut table: Table<'_, '_>) -> Located<PathBu
     });
     table.finish(report);
     socket
-}
-
-/// Reads `[log]`, `[[log.sink]]` and `[log.journal]`.
-pub fn read_log(report: &mut Report, mut table: Table<'_, '_>) -> Located<LevelFilter> {
-    let levels = [
-        ("error", LevelFilter::ERROR),
-        ("warn", LevelFilter::WARN),
-        ("info", LevelFilter::INFO),
-        ("debug", LevelFilter::DEBUG),
-        ("trace", LevelFilter::TRACE),
-    ];
-    let level = table.word(report, "level", LevelFilter::INFO, &levels);
-    for sink in table.tables(report, "sink") {
-        read_sink(report, sink);
-    }
-    let journal = table.table(report, "journal");
-    read_journal(report, journal);
-    table.finish(report);
-    level
-}
-
-fn read_sink(report: &mut Report, mut table: Table<'_, '_>) {
-    let types = [("ipfix", ()), ("syslog", ()), ("json", ())];
-    let accepted = "\"ipfix\", \"syslog\", \"json\"";
-    table.optional(report, "type", accepted, |v| super::reader::word(v, &types));
-    let accepted = "udp://, tcp:// or tls:// with an address and port, or a file for json";
-    table.optional(report, "target", accepted, |v| {
-        super::reader::parsed(v, values::sink_target)
-    });
-    let events = [("block", ()), ("session", ()), ("alarm", ())];
-    table.list(report, "events", "\"block\", \"session\", \"alarm\"", |v| {
-        super::reader::word(v, &events)
-    });
-    for (name, help) in [
-        ("type", "write type = \"ipfix\", \"syslog\" or \"json\""),
-        ("target", "write target = \"udp://192.0.2.9:4739\""),
-    ] {
-        if !table.holds(name) {
-            table.missing(report, name, help);
-        }
-    }
-    refuse_table(report, &table, "log sinks");
-    table.finish(report);
-}
-
-fn read_journal(report: &mut Report, mut table: Table<'_, '_>) {
-    if !table.is_present() {
-        return;
-    }
-    let accepted = "an absolute path";
-    table.optional(report, "path", accepted, |v| {
-        super::reader::parsed(v, values::absolute_path)
-    });
-    let accepted = "a duration in quotes, such as \"400d\"";
-    table.optional(report, "retention", accepted, |v| {
-        super::reader::parsed(v, values::duration)
-    });
-    refuse_table(report, &table, "the journal and its look-ups");
-    table.finish(report);
-}
-
-/// A table of the contract whose work comes with a later version: never silently ignored.
-fn refuse_table(report: &mut Report, table: &Table<'_, '_>, what: &str) {
-    let at = Located {
-        value: (),
-        key: table.path().to_owned(),
-        span: table.span(),
-    };
-    not_in_this_version(report, &at, what, "leave the table out");
 }

@@ -188,18 +188,46 @@ fn with_port(host: &str, port: u16) -> Result<SocketAddr, ()> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// Checks where a log sink writes to: `udp://`, `tcp://`, `tls://` with an address, or a path.
-pub fn sink_target(text: &str) -> Result<String, String> {
+/// Where a log sink writes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SinkTarget {
+    /// `udp://192.0.2.9:4739`
+    Udp(SocketAddr),
+    /// `tcp://192.0.2.9:4739`
+    Tcp(SocketAddr),
+    /// `tls://192.0.2.9:6514#collector.example`: the name is the certificate's.
+    Tls {
+        /// Where to.
+        addr: SocketAddr,
+        /// The name; empty if the certificate has the address.
+        name: String,
+    },
+    /// An absolute path.
+    File(PathBuf),
+}
+
+/// `udp://`, `tcp://`, `tls://` with an address and port, or a path.
+pub fn sink_target(text: &str) -> Result<SinkTarget, String> {
     if text.starts_with('/') {
-        return Ok(text.to_owned());
+        return Ok(SinkTarget::File(PathBuf::from(text)));
     }
-    let (scheme, addr) = text
+    let (scheme, rest) = text
         .split_once("://")
         .ok_or_else(|| "neither a path nor an address".to_owned())?;
-    if !matches!(scheme, "udp" | "tcp" | "tls") {
-        return Err(format!("{scheme:?} is no transport"));
+    let (addr, name) = match rest.split_once('#') {
+        Some((addr, name)) if scheme == "tls" => (addr, name),
+        _ => (rest, ""),
+    };
+    let addr = socket_addr(addr);
+    match scheme {
+        "udp" => addr.map(SinkTarget::Udp),
+        "tcp" => addr.map(SinkTarget::Tcp),
+        "tls" => addr.map(|addr| SinkTarget::Tls {
+            addr,
+            name: name.to_owned(),
+        }),
+        other => Err(format!("{other:?} is no transport")),
     }
-    socket_addr(addr).map(|_| text.to_owned())
 }
 
 #[cfg(test)]

@@ -112,8 +112,12 @@ pub(super) fn clear(keep_logs: bool) -> Result<(), LabError> {
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let is_log = path.extension().is_some_and(|extension| extension == "log");
         if !(keep_logs && is_log) {
-            fs::remove_file(&path)
-                .map_err(LabError::io(format!("cannot remove {}", path.display())))?;
+            // The gateway's journal is a directory.
+            let removed = match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(LabError::io(format!("cannot remove {}", path.display())))?;
         }
     }
     if !keep_logs {

@@ -374,5 +374,34 @@ fn log(state: &State) -> Vec<MetricFamily> {
         "Events that found their ring full.",
     );
     lost.count(&[], state.total(counters::events_lost(0)));
-    vec![events.done(), lost.done()]
+    let mut families = vec![events.done(), lost.done()];
+    families.extend(log_sinks(state));
+    families
+}
+
+fn log_sinks(state: &State) -> [MetricFamily; 4] {
+    let mut up = Family::gauge(
+        "gate64_log_sink_up",
+        "1 while the journal or that sink can be written.",
+    );
+    let mut taken = Family::counter(
+        "gate64_log_sink_records_total",
+        "Records that the journal or that sink took.",
+    );
+    let mut lost = Family::counter(
+        "gate64_log_sink_records_lost_total",
+        "Records lost for the journal or that sink.",
+    );
+    let mut waiting = Family::gauge(
+        "gate64_log_sink_records_waiting",
+        "Records that wait for the journal or that sink.",
+    );
+    for one in state.log.report() {
+        let label = &[("sink", one.name.as_str())];
+        up.count(label, u64::from(one.problem.is_none()));
+        taken.count(label, one.taken);
+        lost.count(label, one.lost);
+        waiting.count(label, one.waiting as u64);
+    }
+    [up.done(), taken.done(), lost.done(), waiting.done()]
 }

@@ -110,10 +110,12 @@ async fn healthz(Shared(app): Shared<App>) -> Response {
 
 async fn readyz(Shared(app): Shared<App>) -> Response {
     let problems = app.state.readiness().problems();
+    let notes = app.state.notes();
+    let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
     if problems.is_empty() {
-        return "ready\n".into_response();
+        return format!("ready\n{notes}").into_response();
     }
-    let text = problems.join("\n") + "\n";
+    let text = problems.join("\n") + "\n" + &notes;
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 

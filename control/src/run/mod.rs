@@ -4,6 +4,7 @@
 //! session memory, then the interfaces. A failure on the way drops what was made before it.
 
 mod events;
+mod log;
 pub mod memory;
 mod offload;
 mod reload;
@@ -36,6 +37,7 @@ use crate::exit::Failure;
 use crate::netlink::{NetlinkError, PortSpec, Router};
 use crate::state::{State, Watch, WorkerState};
 use crate::{check, machine, metrics};
+use log::Log;
 use offload::OffloadWarning;
 use surroundings::Kernel;
 
@@ -301,6 +303,10 @@ async fn serve_async(
         // The sender is dropped only at the end as well.
         let _ = stopped.wait_for(|&stop| stop).await;
     };
+    let mut log = match translator {
+        Some(_) => Some(Log::start(&state.config.load().log, &state.log)?),
+        None => None,
+    };
     let metrics_router = metrics::router(Arc::clone(&state))?;
     let serving = [
         tokio::spawn(metrics::serve(
@@ -318,13 +324,16 @@ async fn serve_async(
         let pump = events::Pump::new(translator, clock, Arc::clone(&state));
         tokio::spawn(pump.run(std::mem::take(&mut events), until(stopped)))
     });
-    let outcome = attend(&state, translator.as_ref()).await;
+    let outcome = attend(&state, translator.as_ref(), log.as_mut()).await;
     // Nobody may be left to hear it.
     let _ = stop.send(true);
     for task in serving.into_iter().chain(pump) {
         let _ = tokio::time::timeout(Duration::from_secs(2), task).await;
     }
     take_apart(translator, &state).await;
+    if let Some(log) = log {
+        log.stop().await;
+    }
     outcome
 }
 
@@ -410,7 +419,11 @@ fn state(
 }
 
 /// Says that it is ready, and does what signals ask until one ends it.
-async fn attend(state: &Arc<State>, translator: Option<&Translator>) -> Result<(), Failure> {
+async fn attend(
+    state: &Arc<State>,
+    translator: Option<&Translator>,
+    mut log: Option<&mut Log>,
+) -> Result<(), Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::Failed(format!("cannot wait for signals: {error}")))
     };
@@ -423,11 +436,20 @@ async fn attend(state: &Arc<State>, translator: Option<&Translator>) -> Result<(
     notify_ready(state);
     loop {
         tokio::select! {
-            _ = hangup.recv() => reload::reload(state, translator),
+            _ = hangup.recv() => {
+                reload::reload(state, translator);
+                if let Some(log) = &mut log {
+                    let config = state.config.load_full();
+                    log.reload(&config.log).await;
+                }
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = look.tick() => {
                 look_after(state, translator, &mut watch)?;
+                if let Some(log) = &mut log {
+                    log.look_after(state);
+                }
                 let count = |side: Side| state.total(checksums_left_to_offload(side.index()));
                 for text in offload.look(count) {
                     tracing::warn!("{text}");

@@ -73,6 +73,11 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         (old.metrics.value == new.metrics.value, "metrics.listen"),
         (old.api_socket.value == new.api_socket.value, "api.socket"),
         (old.log_level == new.log_level, "log.level"),
+        (
+            old.log.journal.as_ref().map(|journal| &journal.path)
+                == new.log.journal.as_ref().map(|journal| &journal.path),
+            "log.journal.path",
+        ),
     ];
     keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key)
 }

@@ -94,9 +94,17 @@ pub fn state(dns64: Option<Arc<gate64_dns64::Server>>) -> Arc<State> {
         session_capacity: 1000,
         surroundings: Box::new(Elsewhere),
         dns64,
-        log: Arc::new(gate64_log::Bus::new(0)),
+        log: log_with_records(9),
         is_forwarding: Arc::default(),
     })
+}
+
+fn log_with_records(count: u64) -> Arc<gate64_log::Bus> {
+    let log = gate64_log::Bus::new(0);
+    for _ in 0..count {
+        log.tell(gate64_log::What::Lost(1));
+    }
+    Arc::new(log)
 }
 
 fn worker(number: u8) -> Sender<Command> {
