@@ -45,7 +45,7 @@ async fn nfcapd_gets_every_session() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     nfcapd.stop().await;
 
-    let text = collector::output("nfdump", &["-q", "-o", "json", "-R", directory]).await;
+    let text = collector::output("nfdump", &["-o", "json", "-R", directory]).await;
     let flows: Vec<Value> = serde_json::from_str(&text).unwrap();
     let mut found: Vec<String> = flows.iter().map(nfdump_line).collect();
     let mut expected = scene.lines(|what| match what {
@@ -134,7 +134,7 @@ async fn nfacctd_gets_every_session() {
         found
     };
     wait_for("nfacctd's flows", || read().len() >= expected.len()).await;
-    nfacctd.stop().await;
+    nfacctd.interrupt().await;
     assert_eq!(read(), expected);
 }
 

@@ -76,16 +76,6 @@ fn read_listen(
     plain(Some(list))
 }
 
-fn not_in_this_version(report: &mut Report, at: &Located<impl Sized>, what: &str, help: &str) {
-    report.push(Problem {
-        severity: Severity::Error,
-        key: at.key.clone(),
-        message: format!("{what} are not in this version of gate64"),
-        span: at.span.clone(),
-        help: Some(help.to_owned()),
-    });
-}
-
 /// `is_v6`: whether only that family is accepted.
 fn read_networks(
     report: &mut Report,

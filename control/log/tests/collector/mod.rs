@@ -14,6 +14,7 @@ use gate64_log::{
     Alarm, AlarmKind, Block, BlockAction, Bus, EventKind, Prefix6, Session, SessionAction, What,
 };
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, Command};
 
@@ -69,10 +70,19 @@ impl Collector {
     }
 
     /// Lets it write what it has, and waits for its end.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.end(Signal::SIGTERM).await;
+    }
+
+    /// As [`Collector::stop`], for those that end in good order only on SIGINT.
+    pub async fn interrupt(self) {
+        self.end(Signal::SIGINT).await;
+    }
+
+    async fn end(mut self, signal: Signal) {
         let id = i32::try_from(self.child.id().unwrap()).unwrap();
         let process = nix::unistd::Pid::from_raw(id);
-        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(process, signal).unwrap();
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended.expect("the collector ends").unwrap();
     }
@@ -98,14 +108,14 @@ impl Scene {
         for number in 0..count {
             happened.push(What::Block(BlockAction::Allocated, block(number)));
             happened.push(What::Session(SessionAction::Created, session(number)));
-            if number % 3 == 0 {
+            if number.is_multiple_of(3) {
                 happened.push(What::Block(BlockAction::Live, block(number)));
             }
-            if number % 5 == 0 {
+            if number.is_multiple_of(5) {
                 let alarm = Alarm {
                     kind: AlarmKind::PortBlocks,
                     subject: format!("192.0.2.0/24 {number}"),
-                    raised: number % 2 == 0,
+                    raised: number.is_multiple_of(2),
                     used_percent: 80,
                     threshold_percent: 80,
                 };
@@ -168,7 +178,7 @@ fn session(number: u16) -> Session {
     let [a, b, c, d] = remote.octets();
     let embedded = [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])];
     Session {
-        protocol: if number % 2 == 0 {
+        protocol: if number.is_multiple_of(2) {
             Protocol::Tcp
         } else {
             Protocol::Udp
