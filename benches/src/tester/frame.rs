@@ -99,7 +99,7 @@ pub struct Received {
     pub tag: Tag,
     /// Octets of payload.
     pub payload_len: usize,
-    /// Whether the UDP checksum is right (RFC 7915 section 4.5: always there behind a NAT64).
+    /// Whether the UDP checksum is right; over IPv4 there may be none (RFC 768).
     pub checksum_is_right: bool,
 }
 
@@ -158,7 +158,10 @@ pub fn read(frame: &[u8]) -> Option<Received> {
             sent_at: u64::from_be_bytes(sent_at),
         },
         payload_len: udp_len - UDP_LEN,
-        checksum_is_right: word(6) != 0 && pseudo.bytes(l4).folded() == 0xffff,
+        checksum_is_right: match word(6) {
+            0 => src.is_ipv4(),
+            _ => pseudo.bytes(l4).folded() == 0xffff,
+        },
     })
 }
 
@@ -199,6 +202,17 @@ mod tests {
                 out[len - 1] ^= 1;
                 assert_eq!(read(&out[..len - 1]), None);
             }
+        }
+    }
+
+    #[test]
+    fn only_over_ipv4_a_datagram_may_lack_its_checksum() {
+        for (src, may) in [("2001:2::1", false), ("198.19.1.1", true)] {
+            let mut out = [0; FRAME_LEN_MAX];
+            let ends = (endpoint(src, 1), endpoint(src, 2));
+            let len = write(&mut out, &[2; 12], ends, &TAG, TAG_LEN);
+            out[len - TAG_LEN - 2..len - TAG_LEN].fill(0);
+            assert_eq!(read(&out[..len]).unwrap().checksum_is_right, may);
         }
     }
 

@@ -123,7 +123,7 @@ fn draw(plot: &Plot, into: &mut String) -> Result<(), String> {
         .configure_series_labels()
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
-        .position(SeriesLabelPosition::LowerLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .draw()
         .map_err(|error| text(&error))?;
     area.present().map_err(|error| text(&error))
