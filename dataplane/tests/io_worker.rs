@@ -67,6 +67,11 @@ fn routes(number: u32, server_is_known: bool) -> RouteSnapshot {
 
 impl<I: PacketIo> Bench<I> {
     fn over(io: I, server_is_known: bool) -> Bench<I> {
+        Bench::tagged(io, server_is_known, None)
+    }
+
+    /// With this 802.1Q id on the first port.
+    fn tagged(io: I, server_is_known: bool, vlan: Option<u16>) -> Bench<I> {
         let config = Arc::new(Nat64Config {
             wkp_strict: false, // documentation addresses
             pool4: vec![Pool4Prefix {
@@ -93,7 +98,8 @@ impl<I: PacketIo> Bench<I> {
             routes: Arc::clone(&routes),
         };
         let clock = ManualClock::default();
-        let worker = Worker::new(io, clock, nat64, vec![None, None], links, Idle::default());
+        let vlans = vec![vlan, None];
+        let worker = Worker::new(io, clock, nat64, vlans, links, Idle::default());
         Bench {
             worker,
             routes,
@@ -155,6 +161,69 @@ fn a_frame_that_is_no_ip_is_malformed() {
     bench.worker.turn();
     assert_eq!(bench.drops(DropReason::LinkMalformed), 3);
     assert_eq!(bench.worker.io().statistics().frames_free, 512);
+}
+
+/// Puts each beginning of a frame through; the link header is the first octets of it.
+fn cut_at_every_octet(bench: &mut Bench<MemoryIo>, frame: &[u8], link_header: usize) {
+    for len in 0..frame.len() {
+        let malformed = bench.drops(DropReason::LinkMalformed);
+        let truncated = bench.drops(DropReason::Truncated);
+        assert!(bench.worker.io().inject(V6, &frame[..len]));
+        bench.worker.turn();
+        let is_link = u64::from(len < link_header);
+        assert_eq!(bench.drops(DropReason::LinkMalformed), malformed + is_link);
+        assert_eq!(bench.drops(DropReason::Truncated), truncated + 1 - is_link);
+    }
+    assert_eq!(bench.worker.io().take_sent(V4), None);
+    assert_eq!(bench.worker.io().statistics().frames_free, 512);
+    bench.worker.io().inject(V6, frame);
+    bench.worker.turn();
+    assert!(
+        bench.worker.io().take_sent(V4).is_some(),
+        "the whole crosses"
+    );
+}
+
+#[test]
+fn frames_cut_at_every_octet() {
+    let mut bench = in_memory(true);
+    cut_at_every_octet(&mut bench, &request(b"x"), 14);
+    let io = MemoryIo::group(1, 2, 512, 16).unwrap().pop().unwrap();
+    let mut bench = Bench::tagged(io, true, Some(7));
+    let plain = request(b"x");
+    let tagged = [&plain[..12], &[0x81, 0, 0, 7], &plain[12..]].concat();
+    cut_at_every_octet(&mut bench, &tagged, 18);
+}
+
+/// What the kernel has not sorted out: other VLANs, no tag where one has to be, two tags, and
+/// other protocols behind the tag.
+#[test]
+fn frames_of_other_networks_are_malformed() {
+    let plain = request(b"x");
+    let tagged =
+        |tag: &[u8], ether_type: &[u8]| [&plain[..12], tag, ether_type, &plain[14..]].concat();
+    let ipv6 = [0x86, 0xdd];
+    let other = tagged(&[0x81, 0, 0, 8], &ipv6);
+    let priority = tagged(&[0x81, 0, 0, 0], &ipv6);
+    let provider = tagged(&[0x88, 0xa8, 0, 7], &ipv6);
+    let double = tagged(&[0x81, 0, 0, 7, 0x81, 0, 0, 7], &ipv6);
+    let arp = tagged(&[0x81, 0, 0, 7], &[8, 6]);
+    let all = [other, priority, provider, double, arp];
+    for vlan in [None, Some(7)] {
+        let io = MemoryIo::group(1, 2, 512, 16).unwrap().pop().unwrap();
+        let mut bench = Bench::tagged(io, true, vlan);
+        for frame in &all {
+            bench.worker.io().inject(V6, frame);
+        }
+        if vlan.is_some() {
+            bench.worker.io().inject(V6, &plain);
+        }
+        bench.worker.turn();
+        let expected = 5 + u64::from(vlan.is_some());
+        assert_eq!(bench.drops(DropReason::LinkMalformed), expected);
+        assert_eq!(bench.worker.io().take_sent(V4), None);
+        assert_eq!(bench.worker.io().statistics().frames_free, 512);
+    }
 }
 
 #[test]
