@@ -213,7 +213,7 @@ impl Lab {
     }
 
     fn start_servers(&mut self) -> Result<(), LabError> {
-        let servers: [(&'static str, Namespace, &str, SocketAddr); 4] = [
+        let servers: [(&'static str, Namespace, &str, SocketAddr); 3] = [
             (
                 "IPv4 servers",
                 Namespace::Internet,
@@ -225,12 +225,6 @@ impl Lab {
                 Namespace::Ipv6,
                 "ipv6",
                 (topology::NATIVE, serve::HTTP_PORT).into(),
-            ),
-            (
-                "SSH banner",
-                Namespace::Gateway,
-                "gateway",
-                (topology::GATEWAY, serve::SSH_PORT).into(),
             ),
             (
                 "client servers",

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::error::LabError;
 
 /// The Debian package of each program that the lab runs.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
     ("curl", "curl"),
@@ -22,6 +22,9 @@ const PACKAGES: [(&str, &str); 10] = [
     ("ncat", "ncat"),
     ("sha256sum", "coreutils"),
     ("ss", "iproute2"),
+    ("dropbear", "dropbear-bin"),
+    ("dropbearkey", "dropbear-bin"),
+    ("ssh", "openssh-client"),
 ];
 
 /// Directories that a root shell made by `su` may lack in its PATH.

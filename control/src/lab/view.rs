@@ -2,6 +2,7 @@
 //! redraws itself, otherwise one line a second.
 
 use std::io::{IsTerminal, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -208,6 +209,8 @@ fn last_sessions() -> String {
     let mut command = std::process::Command::new(own_program());
     command.args(["show", "sessions", "--json", "--limit", "1000"]);
     command.args(["--socket", state::SOCKET]);
+    // A Ctrl-C is for the lab; it would end this program in the middle of the last page.
+    command.process_group(0);
     let output = match tool::complete(command, TICK) {
         Ok(output) if output.status.success() => output,
         Ok(output) => return format!("  (not listed: {})\n", output.reason()),

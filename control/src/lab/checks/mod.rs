@@ -91,7 +91,7 @@ const CHECKS: [Check; 29] = [
     ),
     check("native IPv6 passes untranslated", untouched::native),
     check(
-        "the gateway itself answers ping and on its SSH port",
+        "the gateway itself answers ping and SSH",
         untouched::gateway,
     ),
     check(

@@ -1,13 +1,18 @@
 //! What the gateway must leave to the kernel, and what it must say about its work.
 
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::super::error::LabError;
 use super::super::metrics::{ADDRESS, Metrics};
 use super::super::netns;
-use super::super::process::{http_get, own_program};
-use super::super::serve::SSH_PORT;
+use super::super::process::{Process, accepts, http_get, own_program};
 use super::super::state;
 use super::super::tool;
 use super::super::topology::{CLIENT, GATEWAY, NATIVE, Namespace};
-use super::{Finding, client, expect};
+use super::{Finding, client, expect, output};
+
+const SSH_PORT: u16 = 22;
 
 /// The server sees the client's own address.
 pub(super) fn native() -> Finding {
@@ -18,16 +23,63 @@ pub(super) fn native() -> Finding {
     Ok(page.trim().to_owned())
 }
 
-/// There may be no SSH server on this machine: the lab's own banner stands on the port.
+/// An SSH server has the gateway's port 22 while this lasts.
 pub(super) fn gateway() -> Finding {
     let pings = client(&format!("ping -6 -n -c 3 -i 0.2 -W 2 {GATEWAY}"), 15)?;
     expect(&pings, " 0% packet loss")?;
-    let banner = client(
-        &format!("ncat -6 --recv-only -w 5 {GATEWAY} {SSH_PORT}"),
-        15,
+    let (mut server, known_hosts) = ssh_server().map_err(|error| error.to_string())?;
+    let login = output(Namespace::Client, &ssh(&known_hosts), 30);
+    server.stop();
+    // Nobody may log in: to be told so the client must have checked the host's key and encrypted.
+    expect(&login?.stderr, "Permission denied (publickey)")?;
+    Ok("its host key was checked, a login refused".into())
+}
+
+/// Makes a key for this server alone; gives the file by which clients know it.
+fn ssh_server() -> Result<(Process, PathBuf), LabError> {
+    let [key, known_hosts, pid] = ["ssh.key", "ssh.known_hosts", "ssh.pid"].map(state::scratch);
+    // It is not overwritten; there is none in a lab's first test.
+    let _ = std::fs::remove_file(&key);
+    let made = tool::run(
+        "dropbearkey",
+        &[
+            "-t".as_ref(),
+            "ed25519".as_ref(),
+            "-f".as_ref(),
+            key.as_os_str(),
+        ],
     )?;
-    expect(&banner, "SSH-2.0-")?;
-    Ok(banner.trim().to_owned())
+    let public = made.lines().find(|line| line.starts_with("ssh-ed25519 "));
+    state::write(
+        &known_hosts,
+        &format!("{GATEWAY} {}\n", public.unwrap_or_default()),
+    )?;
+    let listen = format!("[{GATEWAY}]:{SSH_PORT}");
+    let args = [
+        OsString::from("-F"),
+        "-E".into(),
+        "-s".into(),
+        "-r".into(),
+        key.into_os_string(),
+        "-P".into(),
+        pid.into_os_string(),
+        "-p".into(),
+        listen.into(),
+    ];
+    let program = tool::find("dropbear")?.into_os_string();
+    let mut server = Process::start_program("SSH server", Namespace::Gateway, program, &args)?;
+    server.wait_ready(|| accepts((GATEWAY, SSH_PORT).into()))?;
+    Ok((server, known_hosts))
+}
+
+/// A login that asks nobody and looks at no file of the user's.
+fn ssh(known_hosts: &Path) -> String {
+    format!(
+        "ssh -6 -F /dev/null -o BatchMode=yes -o StrictHostKeyChecking=yes -o IdentityFile=/dev/null \
+         -o IdentityAgent=none -o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile={} \
+         -o ConnectTimeout=10 root@{GATEWAY} true",
+        known_hosts.display()
+    )
 }
 
 pub(super) fn commands() -> Finding {

@@ -1,4 +1,4 @@
-//! Small TCP and UDP services: echo, the mirror that tells a client how it is seen, a banner.
+//! Small TCP and UDP services: echo, the mirror that tells a client how it is seen.
 
 use std::io;
 use std::net::SocketAddr;
@@ -45,15 +45,6 @@ pub(super) async fn whoami_tcp(address: SocketAddr) -> io::Result<()> {
         stream.write_all(format!("{peer}\n").as_bytes()).await?;
         timeout(IDLE, stream.read(&mut [0])).await??;
         Ok(())
-    })
-    .await
-}
-
-/// Greets like an SSH server and closes.
-pub(super) async fn banner(address: SocketAddr) -> io::Result<()> {
-    accept(address, |mut stream, _| async move {
-        stream.write_all(b"SSH-2.0-gate64-lab\r\n").await?;
-        stream.shutdown().await
     })
     .await
 }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::task::JoinSet;
 
 use super::error::LabError;
-use super::topology::{CLIENT, GATEWAY, NAME_SERVER, SERVER, STATIC_TCP_PORT, STATIC_UDP_PORT};
+use super::topology::{CLIENT, NAME_SERVER, SERVER, STATIC_TCP_PORT, STATIC_UDP_PORT};
 
 /// Which servers run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,8 +21,6 @@ pub(super) enum Role {
     Internet,
     /// HTTP on native IPv6.
     Ipv6,
-    /// A banner on the gateway's SSH port.
-    Gateway,
     /// What the static BIB entries lead to.
     Client,
 }
@@ -33,8 +31,6 @@ pub(super) const ECHO_PORT: u16 = 7;
 pub(super) const WHOAMI_PORT: u16 = 7001;
 /// HTTP.
 pub(super) const HTTP_PORT: u16 = 80;
-/// SSH.
-pub(super) const SSH_PORT: u16 = 22;
 
 type Servers = JoinSet<io::Result<()>>;
 
@@ -63,9 +59,6 @@ async fn serve(role: Role) -> io::Result<()> {
         }
         Role::Ipv6 => {
             servers.spawn(http::serve(at(Ipv6Addr::UNSPECIFIED, HTTP_PORT)));
-        }
-        Role::Gateway => {
-            servers.spawn(echo::banner(at(GATEWAY, SSH_PORT)));
         }
         Role::Client => {
             servers.spawn(http::serve(at(CLIENT, STATIC_TCP_PORT)));
