@@ -25,7 +25,9 @@ fn ipfix() -> SinkKind {
 async fn nfcapd_gets_every_session() {
     let port = free_port();
     let place = tempfile::tempdir().unwrap();
-    let directory = place.path().to_str().unwrap();
+    let flows = place.path().join("flows");
+    std::fs::create_dir(&flows).unwrap();
+    let directory = flows.to_str().unwrap();
     let port_text = port.to_string();
     let arguments = [
         "-b",
