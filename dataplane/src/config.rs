@@ -255,6 +255,8 @@ pub struct InterfaceConfig {
     pub xdp_mode: XdpModeChoice,
     /// Whether frames are shared with the driver.
     pub zero_copy: AutoOnOff,
+    /// Whether workers drive the interface's queues themselves instead of waiting for interrupts.
+    pub busy_poll: AutoOnOff,
     /// The 802.1Q id that gate64 reads and writes itself, if any.
     pub vlan: Option<u16>,
     /// What to do with layer 4 checksums of packets that arrive here.

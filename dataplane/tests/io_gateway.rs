@@ -32,6 +32,7 @@ fn interface(name: &str) -> InterfaceConfig {
         name: name.to_owned(),
         xdp_mode: XdpModeChoice::Auto,
         zero_copy: AutoOnOff::Auto,
+        busy_poll: AutoOnOff::Auto,
         vlan: None,
         l4_checksum: L4Checksum::Incremental,
     }

@@ -27,6 +27,7 @@ fn interface(name: &str) -> InterfaceConfig {
         name: name.to_owned(),
         xdp_mode: XdpModeChoice::Auto,
         zero_copy: AutoOnOff::Auto,
+        busy_poll: AutoOnOff::Auto,
         vlan: None,
         l4_checksum: L4Checksum::Incremental,
     }
@@ -166,6 +167,27 @@ fn frames_cross_with_their_start_moved_both_ways() {
         (steered[0].to_gate64_v6, steered[1].to_gate64_v4),
         (200, 200)
     );
+}
+
+#[test]
+fn a_worker_can_drive_its_queues_itself() {
+    const COUNT: usize = 100;
+    let net = Net::up(1);
+    let configs = interfaces().map(|config| InterfaceConfig {
+        busy_poll: AutoOnOff::On,
+        ..config
+    });
+    let mut opened = open(&net, &configs, &nat64());
+    assert!(opened.interfaces.iter().all(|report| report.busy_poll));
+    let (a, b) = (RawLink::open(&net.a, "a0"), RawLink::open(&net.b, "b0"));
+    for _ in 0..COUNT {
+        a.send(&ethernet(F0_MAC, A0_MAC, 0x86dd, &ipv6_udp(b"asked for")));
+    }
+    forward(&mut opened.workers[0], 0, 1, -20, COUNT);
+    for _ in 0..COUNT {
+        let frame = b.receive_where(|frame| frame[12..14] == [0x88, 0xb5]);
+        assert_eq!(frame.expect("arrives")[14 + 20 + 8..], *b"asked for");
+    }
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub(super) fn take(ends: &[End; 2]) -> Result<Taken, TesterError> {
         name: end.interface.clone(),
         xdp_mode: XdpModeChoice::Auto,
         zero_copy: AutoOnOff::Auto,
+        busy_poll: AutoOnOff::Auto,
         vlan: None,
         l4_checksum: L4Checksum::Incremental,
     });

@@ -235,6 +235,9 @@ pub struct Interface {
     pub xdp_mode: String,
     /// Whether frames are shared with the driver.
     pub zero_copy: bool,
+    /// Whether the workers drive its queues themselves.
+    #[serde(default)]
+    pub busy_poll: bool,
     /// Receive queues, each with a socket.
     pub queues: u32,
     /// Its driver.

@@ -316,7 +316,13 @@ fn interface_row(i: &model::Interface) -> Vec<String> {
         name,
         if i.is_up { "up" } else { "down" }.to_owned(),
         i.xdp_mode.clone(),
-        if i.zero_copy { "zero-copy" } else { "copied" }.to_owned(),
+        match (i.zero_copy, i.busy_poll) {
+            (true, true) => "zero-copy, busy polling",
+            (true, false) => "zero-copy",
+            (false, true) => "copied, busy polling",
+            (false, false) => "copied",
+        }
+        .to_owned(),
         i.queues.to_string(),
         i.mtu.to_string(),
         i.driver.clone(),

@@ -1,10 +1,14 @@
 //! `[dataplane]` and `[[interface]]`.
 
+use std::time::Duration;
+
 use gate64_dataplane::config::{AutoOnOff, InterfaceConfig, L4Checksum, XdpModeChoice};
+use gate64_dataplane::worker::Idle;
 use toml::de::DeValue;
 
 use super::problem::{Problem, Report, Severity};
 use super::reader::{Located, Table, Wrong, bounds_text, integer};
+use super::values::duration;
 
 /// Sessions are numbered with 32 bits, two of them kept for marks.
 const SESSION_COUNT_MAX: i64 = 1 << 30;
@@ -33,6 +37,8 @@ pub struct DataplaneSettings {
     pub session_count_is_explicit: bool,
     /// Huge pages for frames and sessions.
     pub hugepages: AutoOnOff,
+    /// Time without traffic after which a worker sleeps; `None`: never.
+    pub idle_after: Option<Duration>,
 }
 
 /// "auto", "on", "off".
@@ -53,12 +59,33 @@ pub fn read_dataplane(report: &mut Report, mut table: Table<'_, '_>) -> Dataplan
         64..=SESSION_COUNT_MAX,
     );
     let hugepages = table.word(report, "hugepages", AutoOnOff::Auto, &AUTO_ON_OFF);
+    let accepted = "\"off\", or a duration in quotes from 1ms to 1m";
+    let idle_after = table.parsed(
+        report,
+        "idle_after",
+        Idle::default().after,
+        accepted,
+        idle_after,
+    );
     table.finish(report);
     DataplaneSettings {
         workers,
         session_count_max: sessions.value,
         session_count_is_explicit: sessions.is_explicit(),
         hugepages: hugepages.value,
+        idle_after: idle_after.value,
+    }
+}
+
+fn idle_after(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    let after = duration(text)?;
+    if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&after) {
+        Ok(Some(after))
+    } else {
+        Err("too short or too long".to_owned())
     }
 }
 
@@ -145,6 +172,7 @@ fn read_interface(
     ];
     let xdp_mode = table.word(report, "xdp_mode", XdpModeChoice::Auto, &modes);
     let zero_copy = table.word(report, "zero_copy", AutoOnOff::Auto, &AUTO_ON_OFF);
+    let busy_poll = table.word(report, "busy_poll", AutoOnOff::Auto, &AUTO_ON_OFF);
     let accepted = format!("\"none\", or {}", bounds_text(&(1..=4094)));
     let vlan = table.value(report, "vlan", None, &accepted, read_vlan);
     let l4_checksum = table.word(report, "l4_checksum", L4Checksum::Incremental, &checksums);
@@ -166,6 +194,7 @@ fn read_interface(
         name: name.value.clone(),
         xdp_mode: xdp_mode.value,
         zero_copy: zero_copy.value,
+        busy_poll: busy_poll.value,
         vlan: vlan.value,
         l4_checksum: l4_checksum.value,
     }))

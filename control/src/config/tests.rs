@@ -59,10 +59,12 @@ const FULL: &str = r#"
 workers = "auto"
 session_count_max = 1_000_000
 hugepages = "auto"
+idle_after = "1ms"
 [[interface]]
 name = "ens1f0"
 xdp_mode = "auto"
 zero_copy = "auto"
+busy_poll = "auto"
 vlan = "none"
 l4_checksum = "incremental"
 [nat64]
@@ -142,6 +144,7 @@ fn defaults_are_those_of_the_contract() {
         minimal.dataplane.workers.value
     );
     assert_eq!(full.dataplane.hugepages, minimal.dataplane.hugepages);
+    assert_eq!(full.dataplane.idle_after, minimal.dataplane.idle_after);
     assert_eq!(minimal.dataplane.session_count_max, 1_000_000);
     assert!(!minimal.dataplane.session_count_is_explicit);
     assert!(full.dataplane.session_count_is_explicit);

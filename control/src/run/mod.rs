@@ -189,7 +189,9 @@ fn start_gateway(
         session_count_max: memory::fit_sessions(config, &nat64)?,
         hugepages: config.dataplane.hugepages,
         log_sessions: false,
-        idle: Idle::default(),
+        idle: Idle {
+            after: config.dataplane.idle_after,
+        },
     };
     let interfaces: Vec<_> = config
         .interfaces

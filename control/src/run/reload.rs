@@ -69,6 +69,10 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
             old.dataplane.hugepages == new.dataplane.hugepages,
             "dataplane.hugepages",
         ),
+        (
+            old.dataplane.idle_after == new.dataplane.idle_after,
+            "dataplane.idle_after",
+        ),
         (old.dns64.is_some() == new.dns64.is_some(), "[dns64]"),
         (old.metrics.value == new.metrics.value, "metrics.listen"),
         (old.api_socket.value == new.api_socket.value, "api.socket"),

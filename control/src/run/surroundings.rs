@@ -148,6 +148,7 @@ fn interface(report: InterfaceReport, state: &InterfaceState) -> model::Interfac
         is_up: state.is_up(),
         xdp_mode: report.mode.name().to_owned(),
         zero_copy: report.zero_copy,
+        busy_poll: report.busy_poll,
         queues: report.queues,
         driver: report.driver,
         mac: mac_text(state.mac),

@@ -71,6 +71,16 @@ pub enum StartError {
         /// What went wrong.
         reason: String,
     },
+    /// Busy polling was asked for and the kernel does not do it.
+    #[error(
+        "interface {interface}: busy_poll = \"on\", but the kernel refuses it ({source}): leave it to \"auto\", or use Linux 5.11 or newer"
+    )]
+    NoBusyPoll {
+        /// Its name.
+        interface: String,
+        /// What the kernel answered.
+        source: io::Error,
+    },
     /// A queue is taken by another socket.
     #[error("interface {interface}: queue {queue} is used by another AF_XDP program")]
     Busy {

@@ -46,6 +46,8 @@ pub struct InterfaceReport {
     pub mode: XdpMode,
     /// Whether frames are shared with the driver.
     pub zero_copy: bool,
+    /// Whether the workers drive its queues themselves.
+    pub busy_poll: bool,
     /// The 802.1Q id in use.
     pub vlan: Option<u16>,
     /// Why it is not better than it is (native mode refused …).
@@ -64,6 +66,19 @@ pub(super) struct Interface {
 }
 
 impl Interface {
+    /// Whether the operator has set the interface up for busy polling: without deferred
+    /// interrupts it only adds system calls. Known only where `/sys` is of this namespace.
+    pub fn is_set_up_for_busy_poll(&self) -> bool {
+        let read = |file: &str| -> Option<u64> {
+            let path = format!("/sys/class/net/{}/{file}", self.name);
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        };
+        let positive = |file| read(file).is_some_and(|value| value > 0);
+        read("ifindex") == Some(u64::from(self.index))
+            && positive("napi_defer_hard_irqs")
+            && positive("gro_flush_timeout")
+    }
+
     /// Asks the kernel.
     pub fn find(name: &str) -> Result<Interface, StartError> {
         let no_such = || StartError::NoSuchInterface {

@@ -40,6 +40,9 @@ const RESERVE: usize = 64;
 const REFILL_FRAMES: u32 = 64;
 const _: () = assert!(REFILL_FRAMES as usize == BURST_FRAMES_MAX);
 
+/// How long the kernel looks for packets in a call of a busy-polling worker.
+const BUSY_POLL_MICROSECONDS: i32 = 20;
+
 /// Frames that the kernel did not take are tried again after this.
 const SEND_AGAIN: Duration = Duration::from_millis(1);
 
@@ -137,16 +140,20 @@ impl Plan<'_> {
             (true, true) => Err(StartError::NoZeroCopy {
                 interface: configs[0].name.clone(),
             }),
-            (true, false) => self.bind(BindFlags::XDP_ZEROCOPY),
-            (false, true) => self.bind(BindFlags::XDP_COPY),
-            (false, false) => match self.bind(BindFlags::empty()) {
-                Err(StartError::NoZeroCopy { .. }) => self.bind(BindFlags::XDP_COPY),
+            (true, false) => self.bind(configs, BindFlags::XDP_ZEROCOPY),
+            (false, true) => self.bind(configs, BindFlags::XDP_COPY),
+            (false, false) => match self.bind(configs, BindFlags::empty()) {
+                Err(StartError::NoZeroCopy { .. }) => self.bind(configs, BindFlags::XDP_COPY),
                 other => other,
             },
         }
     }
 
-    fn bind(&self, flags: BindFlags) -> Result<Vec<XskIo>, StartError> {
+    fn bind(
+        &self,
+        configs: &[InterfaceConfig],
+        flags: BindFlags,
+    ) -> Result<Vec<XskIo>, StartError> {
         let queues: Vec<u32> = self.interfaces.iter().map(|i| i.queues).collect();
         let count = frames_per_worker(self.worker_count, &queues)
             * u32::try_from(self.worker_count).unwrap_or(u32::MAX);
@@ -159,14 +166,15 @@ impl Plan<'_> {
             .enumerate()
         {
             let mut io = XskIo::new(pool, Arc::clone(&descriptors))?;
-            for interface in self.interfaces {
+            for (interface, config) in self.interfaces.iter().zip(configs) {
                 let first = io.sockets.len();
                 for queue in (0..interface.queues)
                     .skip(worker)
                     .step_by(self.worker_count)
                 {
-                    io.sockets
-                        .push(XskSocket::bind(&umem, interface, queue, flags)?);
+                    let mut socket = XskSocket::bind(&umem, interface, queue, flags)?;
+                    socket.busy_polls = busy_poll(socket.fd, interface, config.busy_poll)?;
+                    io.sockets.push(socket);
                 }
                 io.ports.push(XskPort::over(first..io.sockets.len()));
             }
@@ -213,6 +221,10 @@ impl Plan<'_> {
                 io.sockets[sockets]
                     .iter()
                     .all(|socket| is_zero_copy(socket.fd))
+            }),
+            busy_poll: workers.iter().any(|io| {
+                let sockets = io.ports[index].sockets.clone();
+                io.sockets[sockets].iter().any(|socket| socket.busy_polls)
             }),
             vlan: configs[index].vlan,
             notes: steering.notes(index),
@@ -299,6 +311,53 @@ fn make_area(
     Ok(unsafe { FrameArea::on_umem(umem.clone(), base, count) })
 }
 
+/// Has the kernel leave the queue's interrupts alone while the worker asks for packets itself;
+/// whether it does. `SO_PREFER_BUSY_POLL` of Linux 5.11, `Documentation/networking/napi.rst`.
+fn busy_poll(socket: RawFd, interface: &Interface, wish: AutoOnOff) -> Result<bool, StartError> {
+    let is_wanted = match wish {
+        AutoOnOff::On => true,
+        AutoOnOff::Auto => interface.is_set_up_for_busy_poll(),
+        AutoOnOff::Off => false,
+    };
+    if !is_wanted {
+        return Ok(false);
+    }
+    // At most a burst a call.
+    let burst = i32::try_from(BURST_FRAMES_MAX).unwrap_or(64);
+    let options = [
+        (libc::SO_PREFER_BUSY_POLL, 1),
+        (libc::SO_BUSY_POLL, BUSY_POLL_MICROSECONDS),
+        (libc::SO_BUSY_POLL_BUDGET, burst),
+    ];
+    for (option, value) in options {
+        if let Err(source) = set_option(socket, option, value) {
+            return match wish {
+                AutoOnOff::On => Err(StartError::NoBusyPoll {
+                    interface: interface.name.clone(),
+                    source,
+                }),
+                _ => Ok(false),
+            };
+        }
+    }
+    Ok(true)
+}
+
+fn set_option(socket: RawFd, option: libc::c_int, value: i32) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<i32>()).map_err(io::Error::other)?;
+    // SAFETY: four octets are read from `value`, which lives through the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    sysret(result).map(|_| ())
+}
+
 fn is_zero_copy(socket: RawFd) -> bool {
     let mut options = 0u32;
     let mut len: libc::socklen_t = 4;
@@ -358,6 +417,10 @@ struct XskSocket {
     queue: u32,
     receiving: u32,
     sending: u32,
+    /// Whether the worker drives the queue itself …
+    busy_polls: bool,
+    /// … which it does when it found nothing there.
+    was_empty: bool,
 }
 
 impl XskSocket {
@@ -410,6 +473,8 @@ impl XskSocket {
             queue,
             receiving: 0,
             sending: 0,
+            busy_polls: false,
+            was_empty: false,
         })
     }
 
@@ -438,7 +503,8 @@ impl XskSocket {
             debug_assert_eq!(taken, scratch.len());
             self.receiving += u32::try_from(taken).unwrap_or(0);
         }
-        if !self.fill.needs_wakeup() {
+        let polls = self.busy_polls && self.was_empty;
+        if !polls && !self.fill.needs_wakeup() {
             return 0;
         }
         // SAFETY: no buffer and no address are passed.
@@ -618,6 +684,7 @@ impl PacketIo for XskIo {
                 into.push(frame.expect("the kernel delivers into chunks it was given"));
             }
             socket.receiving -= u32::try_from(count).unwrap_or(0);
+            socket.was_empty = count == 0;
             left -= count;
         }
         max.min(BURST_FRAMES_MAX) - left

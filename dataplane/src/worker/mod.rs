@@ -40,21 +40,21 @@ const EVENTS_PER_TURN: usize = 256;
 /// Counters are published this often at least while there is work.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
-/// When a worker without traffic goes to sleep, and for how long.
+/// Longest sleep; a packet, a command or a hand-off ends it earlier.
+const SLEEP_MAX: Duration = Duration::from_millis(50);
+
+/// When a worker without traffic goes to sleep. That saves a core, and costs the first packet
+/// the time that the kernel takes to wake a thread: some ten microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idle {
-    /// Turns without work until it sleeps; a turn is around a microsecond. Sleep costs the first
-    /// packet some microseconds, and saves a core.
-    pub turns_max: u32,
-    /// Longest sleep; a packet, a command or a hand-off ends it earlier.
-    pub sleep_max: Duration,
+    /// Time without work until it sleeps; `None`: it never does.
+    pub after: Option<Duration>,
 }
 
 impl Default for Idle {
     fn default() -> Idle {
         Idle {
-            turns_max: 64,
-            sleep_max: Duration::from_millis(50),
+            after: Some(Duration::from_millis(1)),
         }
     }
 }
@@ -92,7 +92,8 @@ pub struct Worker<I, C> {
     received: Vec<Frame>,
     batch: Batch,
     idle: Idle,
-    idle_turns: u32,
+    /// When there was work last.
+    busy_at: Instant,
     turn_began: Instant,
     was_busy: bool,
     stopping: bool,
@@ -126,7 +127,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
             received: Vec::with_capacity(BURST_FRAMES_MAX),
             batch: Batch::default(),
             idle,
-            idle_turns: 0,
+            busy_at: Instant::ZERO,
             turn_began: Instant::ZERO,
             was_busy: false,
             stopping: false,
@@ -137,12 +138,11 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
     pub fn run(&mut self) {
         while !self.stopping {
             if self.turn() {
-                self.idle_turns = 0;
-            } else {
-                self.idle_turns = self.idle_turns.saturating_add(1);
-                if self.idle_turns > self.idle.turns_max {
-                    self.sleep();
-                }
+                self.busy_at = self.turn_began;
+            } else if let Some(after) = self.idle.after
+                && self.turn_began.since(self.busy_at) >= after
+            {
+                self.sleep();
             }
         }
         self.publish();
@@ -429,7 +429,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         waker.drowsy();
         let has_work = !self.commands.is_empty() || self.handoff.has_work();
         if !has_work {
-            self.io.wait(self.idle.sleep_max);
+            self.io.wait(SLEEP_MAX);
         }
         waker.awake();
     }
