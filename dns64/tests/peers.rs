@@ -415,6 +415,8 @@ async fn rfc6147_section_5_5_answers_are_validated_before_synthesis() {
     // Synthesis from what is secure or provably unsigned, never with AD; not from what is bogus.
     for owner in [
         "v4.sec.test.",
+        "alias.sec.test.",
+        "alias.nsec3.test.",
         "v4.nsec3.test.",
         "v4.plain.test.",
         "x.wild.sec.test.",

@@ -26,6 +26,16 @@ pub(super) fn is_proven(message: &Message) -> bool {
         && made.all(|(name, labels)| has_no_closer_match(message, name, labels))
 }
 
+/// Whether this is a signature over records made from a wildcard.
+pub(super) fn is_made(record: &Record) -> bool {
+    match &record.data {
+        RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) => {
+            rrsig.input().num_labels < record.name.num_labels()
+        }
+        _ => false,
+    }
+}
+
 /// The owner of a wildcard's signature, and the number of labels in the name that the wildcard
 /// stands below. Only the signature that proved the records is marked secure.
 fn closest_encloser(record: &Record) -> Option<(&Name, u8)> {
