@@ -93,8 +93,16 @@ fn storm() {
 }
 
 struct Storm {
-    directory: tempfile::TempDir,
     child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Storm {
+    /// A test that fails leaves no storm behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// A directory in memory where there is one: this is about a killed process, not a slow disk.
