@@ -56,6 +56,13 @@ fn plan(config: &Config) -> String {
     if config.has_nat64() {
         write_nat64(&mut out, config);
     }
+    if let Some(share) = &config.share {
+        let (upstream, downstream) = (&share.upstream.value, &share.downstream.value);
+        let _ = writeln!(
+            out,
+            "share       {downstream} behind the IPv4 address of {upstream}"
+        );
+    }
     if let Some(dns64) = &config.dns64 {
         let listen: Vec<String> = dns64.listen.iter().map(ToString::to_string).collect();
         let upstream: Vec<String> = dns64.upstream.iter().map(ToString::to_string).collect();

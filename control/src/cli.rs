@@ -9,6 +9,7 @@ use crate::bench::BenchArgs;
 use crate::lab::LabArgs;
 use crate::lookup::LookupArgs;
 use crate::replay::ReplayArgs;
+use crate::share::ShareArgs;
 
 /// Where the API listens if nothing else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/gate64/gate64.sock";
@@ -50,6 +51,8 @@ pub enum Command {
     Top(ApiArgs),
     /// An IPv6-only client, a gateway and an IPv4-only Internet in network namespaces of their own
     Lab(LabArgs),
+    /// An IPv6-only network behind this host's IPv4 address, until Ctrl-C
+    Share(ShareArgs),
     /// Measure this gate64 on this machine
     Bench(BenchArgs),
     /// Print shell completions

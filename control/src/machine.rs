@@ -86,6 +86,17 @@ fn check_interfaces(config: &Config, report: &mut Report) -> bool {
             format!("interfaces here: {}", present.join(", ")),
         ));
     }
+    let shared = config.share.iter();
+    for interface in shared.flat_map(|share| [&share.upstream, &share.downstream]) {
+        if !present.contains(&interface.value) {
+            is_missing = true;
+            report.push(error(
+                interface,
+                format!("there is no interface {:?}", interface.value),
+                format!("interfaces here: {}", present.join(", ")),
+            ));
+        }
+    }
     is_missing
 }
 
@@ -139,7 +150,8 @@ fn warn_of_host_ports<T>(report: &mut Report, pool: &Located<T>, ports: &RangeIn
     });
 }
 
-fn host_ports() -> Option<RangeInclusive<u16>> {
+/// The ports that the kernel gives to the host's own connections.
+pub fn host_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_whitespace().map(str::parse::<u16>);
     Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)

@@ -14,6 +14,7 @@ mod metrics;
 mod netlink;
 mod replay;
 mod run;
+mod share;
 mod state;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Lookup(args) => lookup::run(&args),
         Command::Top(args) => client::top(&args),
         Command::Lab(args) => lab::run(args),
+        Command::Share(args) => share::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "gate64", &mut std::io::stdout());

@@ -17,13 +17,15 @@ install -D -m 755 "$gate64" "$root/usr/bin/gate64"
 strip --strip-debug "$root/usr/bin/gate64"
 install -D -m 644 deploy/gate64.toml "$root/etc/gate64/gate64.toml"
 install -D -m 644 deploy/systemd/gate64.service "$root/lib/systemd/system/gate64.service"
+install -D -m 644 deploy/share.toml "$root/etc/gate64/share.toml"
+install -D -m 644 "deploy/systemd/gate64-share@.service" "$root/lib/systemd/system/gate64-share@.service"
 for file in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE deploy/prometheus/rules/gate64.rules.yml deploy/grafana/gate64.json deploy/nic/setup.sh; do
     install -D -m "$(stat -c %a "$file")" "$file" "$root/usr/share/doc/gate64/$(basename "$file")"
 done
 install -D -m 644 LICENSE-MIT "$root/usr/share/doc/gate64/copyright"
 
 mkdir "$root/DEBIAN"
-echo /etc/gate64/gate64.toml >"$root/DEBIAN/conffiles"
+printf '%s\n' /etc/gate64/gate64.toml /etc/gate64/share.toml >"$root/DEBIAN/conffiles"
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: gate64
 Version: $version

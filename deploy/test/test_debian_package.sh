@@ -19,6 +19,8 @@ done
 
 dpkg-deb --extract "$package" "$work/root"
 cmp deploy/gate64.toml "$work/root/etc/gate64/gate64.toml"
+cmp deploy/share.toml "$work/root/etc/gate64/share.toml"
+cmp "deploy/systemd/gate64-share@.service" "$work/root/lib/systemd/system/gate64-share@.service"
 cmp deploy/systemd/gate64.service "$work/root/lib/systemd/system/gate64.service"
 "$work/root/usr/bin/gate64" --version
 started=$(sed -n 's/^ExecStart=\([^ ]*\) .*/\1/p' deploy/systemd/gate64.service)

@@ -10,6 +10,7 @@ mod pool;
 pub mod problem;
 mod reader;
 mod services;
+mod share;
 mod upstreams;
 mod values;
 
@@ -27,6 +28,10 @@ pub use pool::Pool4Source;
 use problem::{Problem, Report, Severity};
 pub use reader::Located;
 use reader::Table;
+pub use share::{ShareKind, ShareSettings};
+
+/// Where gate64 keeps what outlives it.
+const STATE_DIRECTORY: &str = "/var/lib/gate64/share";
 
 /// A configuration without errors.
 #[derive(Debug, Clone)]
@@ -47,6 +52,8 @@ pub struct Config {
     pub pools: Vec<Located<Pool4Source>>,
     /// `[dns64]`.
     pub dns64: Option<gate64_dns64::Config>,
+    /// `[share]`: the tables above are then made when it starts.
+    pub share: Option<ShareSettings>,
     /// Where Prometheus scrapes.
     pub metrics: Located<SocketAddr>,
     /// The socket of the API.
@@ -65,6 +72,9 @@ impl Config {
 
     /// Which roles run, in words.
     pub fn roles(&self) -> &'static str {
+        if self.share.is_some() {
+            return "an IPv6-only network, shared";
+        }
         match (self.has_nat64(), self.dns64.is_some()) {
             (true, true) => "NAT64 and DNS64",
             (true, false) => "NAT64 alone",
@@ -132,11 +142,14 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
     let interfaces = root.tables(report, "interface");
     let has_interface = !interfaces.is_empty();
     let interfaces = interface::read_interfaces(report, interfaces);
+    let share = root.table(report, "share");
+    let has_share = share.is_present();
+    let share = share::read(report, share);
     let dns64 = root.table(report, "dns64");
     let has_dns64 = dns64.is_present();
     let dns64 = services::read_dns64(report, dns64);
     let nat64 = root.table(report, "nat64");
-    let nat64 = nat64::read(report, nat64, has_interface || has_dns64);
+    let nat64 = nat64::read(report, nat64, (has_interface || has_dns64) && !has_share);
     let pool_tables = root.tables(report, "pool4");
     let has_pool = !pool_tables.is_empty();
     let pools = pool::read_pools(report, pool_tables);
@@ -152,7 +165,11 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
     let log = root.table(report, "log");
     let (log_level, log) = log::read_log(report, log);
     root.finish(report);
-    check_roles(report, has_interface, has_dns64, has_pool);
+    if has_share {
+        refuse_beside_share(report, has_interface, has_pool);
+    } else {
+        check_roles(report, has_interface, has_dns64, has_pool);
+    }
     Config {
         path: path.to_owned(),
         text: text.to_owned(),
@@ -160,6 +177,7 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
         interfaces,
         pref64: nat64.pref64.clone(),
         pools,
+        share,
         dns64: dns64.map(|dns64| gate64_dns64::Config {
             pref64: nat64.pref64.clone(),
             wkp_strict: nat64.wkp_strict,
@@ -174,6 +192,21 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
             subscriber: subscriber.limits,
             ..nat64
         },
+    }
+}
+
+/// What `[share]` makes itself.
+fn refuse_beside_share(report: &mut Report, has_interface: bool, has_pool: bool) {
+    for (key, is_there) in [("interface", has_interface), ("pool4", has_pool)] {
+        if is_there {
+            report.push(Problem {
+                severity: Severity::Error,
+                key: key.to_owned(),
+                message: format!("[[{key}]] stands beside [share], which makes it itself"),
+                span: None,
+                help: Some("leave one of the two out".to_owned()),
+            });
+        }
     }
 }
 

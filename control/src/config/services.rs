@@ -149,7 +149,7 @@ fn is_public(ip: IpAddr) -> bool {
 }
 
 /// A name of at most 253 octets with labels of at most 63 (RFC 1035 section 2.3.4).
-fn domain_name(text: &str) -> Result<String, String> {
+pub fn domain_name(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -64,6 +64,8 @@ impl Stale {
 
 pub struct Follower {
     specs: Vec<PortSpec>,
+    /// Whether routes by other interfaces are passed over.
+    held_only: bool,
     routes: Arc<ArcSwap<RouteSnapshot>>,
     view: Arc<ArcSwap<View>>,
     kernel: Kernel,
@@ -87,6 +89,7 @@ pub struct Follower {
 impl Follower {
     pub async fn start(
         specs: Vec<PortSpec>,
+        held_only: bool,
         routes: Arc<ArcSwap<RouteSnapshot>>,
         view: Arc<ArcSwap<View>>,
     ) -> Result<Follower, NetlinkError> {
@@ -100,6 +103,7 @@ impl Follower {
         }
         let mut follower = Follower {
             specs,
+            held_only,
             routes,
             view,
             kernel,
@@ -343,7 +347,7 @@ impl Follower {
 
     async fn read_routes(&mut self) -> Result<RouteTable, NetlinkError> {
         let started = Instant::now();
-        let mut rib = Rib::new(&self.by_index);
+        let mut rib = Rib::new(&self.by_index).held_only(self.held_only);
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let read = self.kernel.each_route(family, |route| rib.add(&route));
             read.await.map_err(read_error("routes"))?;

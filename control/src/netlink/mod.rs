@@ -7,7 +7,7 @@
 mod follow;
 mod keeper;
 pub(crate) mod kernel;
-mod monitor;
+pub(crate) mod monitor;
 mod ports;
 mod rib;
 #[cfg(test)]
@@ -153,17 +153,28 @@ pub struct Router {
 }
 
 impl Router {
-    /// Reads everything once, publishes the first snapshot in `routes` and asks for the routes'
-    /// gateways; from then on a task of the present tokio runtime follows every change.
-    ///
-    /// # Errors
-    /// If an interface is missing or not Ethernet, or the kernel refuses.
+    /// As [`Router::follow`], with all routes.
+    #[cfg(test)]
     pub async fn start(
         ports: Vec<PortSpec>,
         routes: Arc<ArcSwap<RouteSnapshot>>,
     ) -> Result<Router, NetlinkError> {
+        Router::follow(ports, false, routes).await
+    }
+
+    /// Reads everything once, publishes the first snapshot in `routes` and asks for the routes'
+    /// gateways; from then on a task of the present tokio runtime follows every change.
+    /// `held_only`: routes by other interfaces than these are passed over.
+    ///
+    /// # Errors
+    /// If an interface is missing or not Ethernet, or the kernel refuses.
+    pub async fn follow(
+        ports: Vec<PortSpec>,
+        held_only: bool,
+        routes: Arc<ArcSwap<RouteSnapshot>>,
+    ) -> Result<Router, NetlinkError> {
         let view = Arc::new(ArcSwap::from_pointee(View::default()));
-        let follower = Follower::start(ports, routes, Arc::clone(&view)).await?;
+        let follower = Follower::start(ports, held_only, routes, Arc::clone(&view)).await?;
         let (wishes, wishes_rx) = mpsc::channel(WISHES_MAX);
         let (stop, stop_rx) = oneshot::channel();
         Ok(Router {

@@ -25,6 +25,8 @@ pub struct Rib<'a> {
     /// The interfaces that gate64 holds, by kernel index.
     ports: &'a HashMap<u32, PortId>,
     best: HashMap<(IpAddr, u8), (Rank, Route)>,
+    /// Whether routes by other interfaces are passed over.
+    held_only: bool,
 }
 
 impl<'a> Rib<'a> {
@@ -32,7 +34,14 @@ impl<'a> Rib<'a> {
         Rib {
             ports,
             best: HashMap::new(),
+            held_only: false,
         }
+    }
+
+    /// Passes over routes by interfaces that gate64 does not hold, as the kernel does for a socket
+    /// that is bound to a device.
+    pub fn held_only(self, held_only: bool) -> Rib<'a> {
+        Rib { held_only, ..self }
     }
 
     /// Adds a route, if it is one that counts and none better is there.
@@ -128,6 +137,9 @@ impl<'a> Rib<'a> {
             return None;
         }
         let legs: Vec<Leg> = alive.iter().filter_map(|hop| self.leg(hop)).collect();
+        if legs.is_empty() && self.held_only {
+            return None;
+        }
         Some(if legs.is_empty() {
             RouteKind::Elsewhere
         } else {

@@ -36,7 +36,7 @@ use crate::config::{self, Config, Pool4Source, Workers};
 use crate::exit::Failure;
 use crate::netlink::{NetlinkError, PortSpec, Router};
 use crate::state::{State, Watch, WorkerState};
-use crate::{check, machine, metrics};
+use crate::{check, machine, metrics, share};
 use log::Log;
 use offload::OffloadWarning;
 use surroundings::Kernel;
@@ -49,14 +49,18 @@ const CONTROL_THREADS: usize = 2;
 
 /// Runs the command until a signal ends it.
 pub fn run(args: &ConfigArgs) -> ExitCode {
-    match prepare(args).and_then(serve) {
+    let served = prepare(args).and_then(|config| match config.share {
+        Some(_) => share::serve(config),
+        None => serve_until(config, |_| {}, std::future::pending()).map(drop),
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
 /// Reads the configuration and judges it on this machine.
-fn prepare(args: &ConfigArgs) -> Result<Config, Failure> {
+pub fn prepare(args: &ConfigArgs) -> Result<Config, Failure> {
     let refuse = |report: &config::problem::Report, kind: fn(String) -> Failure| {
         eprint!("{report}");
         Err(kind(check::summary(report)))
@@ -85,7 +89,24 @@ struct Translator {
     routes: Arc<ArcSwap<RouteSnapshot>>,
 }
 
-fn serve(config: Config) -> Result<(), Failure> {
+/// What ended a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The operator, by a signal.
+    Signal,
+    /// Who started it.
+    Stopped,
+}
+
+/// Runs a gateway until a signal or `stop` ends it. `started` gets its state when it takes packets.
+///
+/// # Errors
+/// One line that says what kept it from running.
+pub fn serve_until(
+    config: Config,
+    started: impl FnOnce(&Arc<State>),
+    stop: impl Future<Output = ()>,
+) -> Result<End, Failure> {
     start_log(&config);
     let sockets = Sockets::take(&config)?;
     let routes = Arc::new(ArcSwap::from_pointee(RouteSnapshot::builder().build(1)));
@@ -99,7 +120,9 @@ fn serve(config: Config) -> Result<(), Failure> {
         .map(|started| started.gateway.cpus())
         .unwrap_or_default();
     let runtime = runtime(&cpus)?;
-    runtime.block_on(serve_async(config, sockets, gateway, routes, clock))
+    runtime.block_on(serve_async(
+        config, sockets, gateway, routes, clock, started, stop,
+    ))
 }
 
 /// What others may hold: taken before an interface is touched.
@@ -126,7 +149,8 @@ struct Started {
     session_capacity: u64,
 }
 
-fn start_log(config: &Config) {
+/// Begins to log; a second time does nothing.
+pub fn start_log(config: &Config) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::prelude::*;
     // hickory logs every query at info.
@@ -278,7 +302,9 @@ async fn serve_async(
     gateway: Option<Started>,
     routes: Arc<ArcSwap<RouteSnapshot>>,
     clock: MonotonicClock,
-) -> Result<(), Failure> {
+    started: impl FnOnce(&Arc<State>),
+    stop_serving: impl Future<Output = ()>,
+) -> Result<End, Failure> {
     let is_forwarding = Arc::new(AtomicBool::new(gateway.is_none()));
     let session_capacity = gateway
         .as_ref()
@@ -326,7 +352,8 @@ async fn serve_async(
         let pump = events::Pump::new(translator, clock, Arc::clone(&state));
         tokio::spawn(pump.run(std::mem::take(&mut events), until(stopped)))
     });
-    let outcome = attend(&state, translator.as_ref(), log.as_mut()).await;
+    started(&state);
+    let outcome = attend(&state, translator.as_ref(), log.as_mut(), stop_serving).await;
     // Nobody may be left to hear it.
     let _ = stop.send(true);
     for task in serving.into_iter().chain(pump) {
@@ -354,7 +381,9 @@ async fn start_router(
         name: interface.value.name.clone(),
         vlan: interface.value.vlan,
     });
-    let router = Router::start(ports.collect(), Arc::clone(&routes))
+    // What is shared is the upstream: other uplinks of the host are not its.
+    let held_only = config.share.is_some();
+    let router = Router::follow(ports.collect(), held_only, Arc::clone(&routes))
         .await
         .map_err(netlink_failure)?;
     for report in gateway.interfaces() {
@@ -425,7 +454,8 @@ async fn attend(
     state: &Arc<State>,
     translator: Option<&Translator>,
     mut log: Option<&mut Log>,
-) -> Result<(), Failure> {
+    stop: impl Future<Output = ()>,
+) -> Result<End, Failure> {
     let listen = |kind| {
         signal(kind).map_err(|error| Failure::Failed(format!("cannot wait for signals: {error}")))
     };
@@ -436,17 +466,21 @@ async fn attend(
     let mut watch = Watch::begin(state, Instant::now());
     let mut offload = OffloadWarning::default();
     notify_ready(state);
-    loop {
+    tokio::pin!(stop);
+    // What is shared is made anew from its start only.
+    let can_reload = state.config.load().share.is_none();
+    let end = loop {
         tokio::select! {
-            _ = hangup.recv() => {
+            _ = hangup.recv(), if can_reload => {
                 reload::reload(state, translator);
                 if let Some(log) = &mut log {
                     let config = state.config.load_full();
                     log.reload(&config.log).await;
                 }
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break End::Signal,
+            _ = interrupt.recv() => break End::Signal,
+            () = &mut stop => return Ok(End::Stopped),
             _ = look.tick() => {
                 look_after(state, translator, &mut watch)?;
                 if let Some(log) = &mut log {
@@ -458,11 +492,11 @@ async fn attend(
                 }
             }
         }
-    }
+    };
     tracing::info!("stops");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    Ok(())
+    Ok(end)
 }
 
 fn notify_ready(state: &State) {

@@ -98,6 +98,11 @@ impl Interface {
     }
 }
 
+/// The driver of an interface that is up.
+pub fn driver_of(name: &str) -> Option<String> {
+    Interface::find(name).ok().map(|interface| interface.driver)
+}
+
 /// A socket to ask with, and a request that already names the interface.
 struct Asker {
     socket: OwnedFd,

@@ -1,0 +1,551 @@
+//! The thread beside the gateway: advertises the network while the translator serves, answers
+//! DHCP, follows the upstream's address, and shows a line of status.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use gate64_dataplane::counters;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, sleep_until};
+
+use super::ra::message::{self, RaOption, RouterAdvertisement};
+use super::ra::schedule::{Due, Schedule};
+use super::ra::socket::{RaSocket, Received};
+use super::ra::{Health, Link as RaLink, announcement};
+use super::random::Random;
+use super::status::{Line, Status};
+use super::{Common, dhcpv4, dhcpv6, proxy, resolvers};
+use crate::config::ShareSettings;
+use crate::exit::Failure;
+use crate::netlink::kernel::{Address, Kernel, Link};
+use crate::netlink::monitor::{Change, Monitor};
+
+/// How often health is looked at: what a failure costs before it is told.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A translator that does not serve for less than this is not announced as broken: it starts anew
+/// with another address, and the next advertisement may come only 3 s later.
+const BROKEN_AFTER: Duration = Duration::from_secs(1);
+/// Looks between two readings of the host's resolvers.
+const LOOKS_PER_READING: u32 = 25;
+/// Looks between two counts of the clients.
+const LOOKS_PER_COUNT: u32 = 5;
+/// Changes that come within this time are read together.
+const QUIET: Duration = Duration::from_millis(10);
+/// A translator that does not serve by then is announced as broken, for hosts that know it from
+/// before.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Other routers that are remembered.
+const ROUTERS_MAX: usize = 16;
+
+/// The upstream while it has an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upstream {
+    /// Its address.
+    pub ipv4: Ipv4Addr,
+    /// The kernel's index of the interface: another one is another interface.
+    pub index: u32,
+}
+
+/// The thread.
+pub struct Attendant {
+    thread: JoinHandle<Result<(), Failure>>,
+}
+
+/// A runtime that has the signals already: taken before the host is changed, so that none ends the
+/// process before it has put everything back.
+pub struct Listening {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Listening {
+    /// From now on signals wait to be heard.
+    pub fn begin() -> Result<Listening, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed("start a thread"))?;
+        let signals = {
+            let _context = runtime.enter();
+            Signals::listen().map_err(failed("wait for signals"))?
+        };
+        Ok(Listening { runtime, signals })
+    }
+}
+
+impl Attendant {
+    /// Starts it; from then on signals end the share in good order.
+    pub fn start(
+        listening: Listening,
+        settings: &ShareSettings,
+        common: Arc<Common>,
+    ) -> Result<Attendant, Failure> {
+        let Listening { runtime, signals } = listening;
+        let option_108 = settings.dhcpv4_option_108;
+        let thread = std::thread::Builder::new()
+            .name("share".to_owned())
+            .spawn(move || {
+                let stop = common.stop.clone();
+                let done = runtime.block_on(async {
+                    let mut attending = Attending::begin(common, option_108).await?;
+                    let done = attending.run(signals).await;
+                    attending.leave().await;
+                    done
+                });
+                stop.send_replace(true);
+                done
+            })
+            .map_err(failed("start a thread"))?;
+        Ok(Attendant { thread })
+    }
+
+    /// Waits for its end.
+    pub fn join(self) -> Result<(), Failure> {
+        let bug = |_| {
+            Err(Failure::Failed(
+                "the advertising thread panicked".to_owned(),
+            ))
+        };
+        self.thread.join().unwrap_or_else(bug)
+    }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |error| Failure::Failed(format!("cannot {what}: {error}"))
+}
+
+/// What ends a share.
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn any(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+struct Attending {
+    common: Arc<Common>,
+    kernel: Kernel,
+    monitor: Monitor,
+    /// When what has changed is read again.
+    refresh_at: Option<Instant>,
+    /// The downstream interface.
+    link: Option<Link>,
+    /// While the interface has a link-local address.
+    socket: Option<RaSocket>,
+    /// Once there is something to say.
+    schedule: Option<Schedule>,
+    health: Health,
+    /// Since when it does not serve.
+    broken_since: Option<Instant>,
+    problem: String,
+    began: Instant,
+    clients: BTreeSet<[u8; 6]>,
+    routers: BTreeMap<Ipv6Addr, RouterAdvertisement>,
+    line: Line,
+    looks: u32,
+    /// The host's, as they were last.
+    resolvers: Option<Vec<gate64_dns64::Upstream>>,
+    option_108: Option<Duration>,
+    servers: JoinSet<()>,
+}
+
+impl Attending {
+    async fn begin(
+        common: Arc<Common>,
+        option_108: Option<Duration>,
+    ) -> Result<Attending, Failure> {
+        // Subscribed first: what changes while it is read is read again.
+        let monitor = Monitor::open().map_err(failed("follow the kernel's changes"))?;
+        let kernel = Kernel::open().map_err(failed("ask the kernel"))?;
+        let mut attending = Attending {
+            common,
+            kernel,
+            monitor,
+            refresh_at: None,
+            link: None,
+            socket: None,
+            schedule: None,
+            health: Health::Broken,
+            broken_since: None,
+            problem: "starts".to_owned(),
+            began: Instant::now(),
+            clients: BTreeSet::new(),
+            routers: BTreeMap::new(),
+            line: Line::new(),
+            looks: 0,
+            resolvers: None,
+            option_108,
+            servers: JoinSet::new(),
+        };
+        attending.refresh().await?;
+        attending.serve_dhcp();
+        attending.serve_proxied()?;
+        Ok(attending)
+    }
+
+    /// Answers for clients in prefixes that are the upstream's.
+    fn serve_proxied(&mut self) -> Result<(), Failure> {
+        let network = &self.common.network;
+        for prefix in network.prefixes.iter().filter(|prefix| !prefix.on_link) {
+            let socket = proxy::open(&network.downstream, prefix.address);
+            let socket = socket.map_err(failed("see the clients"))?;
+            let common = Arc::clone(&self.common);
+            self.servers.spawn(proxy::serve(socket, common));
+        }
+        Ok(())
+    }
+
+    fn serve_dhcp(&mut self) {
+        let network = &self.common.network;
+        let Some(link) = &self.link else { return };
+        if network.dhcpv6 {
+            match dhcpv6::open(&network.downstream, link.index) {
+                Ok(socket) => {
+                    let common = Arc::clone(&self.common);
+                    self.servers.spawn(dhcpv6::serve(socket, link.mac, common));
+                }
+                Err(error) => tracing::warn!("no DHCPv6 (another server has the port?): {error}"),
+            }
+        }
+        if let Some(wait) = self.option_108 {
+            match dhcpv4::open(&network.downstream) {
+                Ok(socket) => drop(self.servers.spawn(dhcpv4::serve(socket, wait))),
+                Err(error) => tracing::warn!("no DHCPv4 (another server has the port?): {error}"),
+            }
+        }
+    }
+
+    /// Goes on until a signal, or until the gateway ends.
+    async fn run(&mut self, mut signals: Signals) -> Result<(), Failure> {
+        let mut stop = self.common.stop.subscribe();
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let refresh_at = self.refresh_at;
+            let due_at = self.schedule.as_ref().map(Schedule::next);
+            let due_at = due_at.filter(|_| self.socket.is_some());
+            let at = |time: Option<Instant>| sleep_until(time.unwrap_or_else(Instant::now).into());
+            tokio::select! {
+                () = signals.any() => return Ok(()),
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                change = self.monitor.next() => self.note(change)?,
+                () = at(refresh_at), if refresh_at.is_some() => self.refresh().await?,
+                received = receive(self.socket.as_ref()) => self.take(received),
+                () = at(due_at), if due_at.is_some() => self.advertise().await,
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    fn note(&mut self, change: Option<Change>) -> Result<(), Failure> {
+        match change {
+            Some(Change::Neighbor(..) | Change::Routes) => return Ok(()),
+            Some(Change::Links | Change::Addresses) => {}
+            Some(Change::Lost) | None => {
+                self.monitor = Monitor::open().map_err(failed("follow the kernel's changes"))?;
+            }
+        }
+        self.refresh_at
+            .get_or_insert_with(|| Instant::now() + QUIET);
+        Ok(())
+    }
+
+    /// Reads links and addresses again.
+    async fn refresh(&mut self) -> Result<(), Failure> {
+        self.refresh_at = None;
+        let (links, addresses) = match (self.kernel.links().await, self.kernel.addresses().await) {
+            (Ok(links), Ok(addresses)) => (links, addresses),
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(Failure::Failed(format!("cannot read interfaces: {error}")));
+            }
+        };
+        let network = &self.common.network;
+        let upstream = links.iter().find(|link| link.name == network.upstream);
+        let upstream = upstream.and_then(|link| {
+            let ipv4 = ipv4_of(link, &addresses)?;
+            Some(Upstream {
+                ipv4,
+                index: link.index,
+            })
+        });
+        self.common
+            .upstream
+            .send_if_modified(|now| std::mem::replace(now, upstream) != upstream);
+        let downstream = links.into_iter().find(|l| l.name == network.downstream);
+        let is_same = match (&self.link, &downstream) {
+            (Some(before), Some(now)) => before.index == now.index,
+            (before, _) => before.is_none(),
+        };
+        if downstream.is_none() || !is_same {
+            let name = &network.downstream;
+            return Err(Failure::Interface(format!("interface {name} is gone")));
+        }
+        self.follow_link(downstream, &addresses);
+        Ok(())
+    }
+
+    /// Opens the socket when the downstream interface has its link-local address, and advertises
+    /// at once when its link has come up.
+    fn follow_link(&mut self, link: Option<Link>, addresses: &[Address]) {
+        let had_carrier = self.link.as_ref().is_some_and(|link| link.has_carrier);
+        self.link = link;
+        let Some(link) = &self.link else { return };
+        let link_local = addresses
+            .iter()
+            .filter(|one| one.index == link.index)
+            .find_map(|one| match one.address.ip {
+                IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
+                _ => None,
+            });
+        if self.socket.as_ref().map(|socket| socket.link_local) != link_local {
+            self.socket = link_local.and_then(|source| {
+                let opened = RaSocket::open(&link.name, link.index, source);
+                opened
+                    .inspect_err(|error| tracing::error!("cannot advertise from {source}: {error}"))
+                    .ok()
+            });
+            self.changed();
+        } else if link.has_carrier && !had_carrier {
+            self.changed();
+        }
+    }
+
+    fn changed(&mut self) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.changed(Instant::now());
+        }
+    }
+
+    fn take(&mut self, received: io::Result<Received>) {
+        match received {
+            Ok(Received::Solicitation(from)) => {
+                if let Some(schedule) = &mut self.schedule {
+                    schedule.solicited(from, Instant::now());
+                }
+            }
+            Ok(Received::Advertisement(from, message)) => self.compare(from, message),
+            Err(error) => {
+                tracing::debug!("the advertising socket failed: {error}");
+                self.socket = None;
+                self.refresh_at = Some(Instant::now() + LOOK_EVERY);
+            }
+        }
+    }
+
+    /// RFC 4861 section 6.2.7: what other routers say differently is told to the operator, once.
+    fn compare(&mut self, from: Ipv6Addr, message: RouterAdvertisement) {
+        let is_known = self.routers.get(&from) == Some(&message);
+        let is_room = self.routers.len() < ROUTERS_MAX || self.routers.contains_key(&from);
+        if is_known || !is_room {
+            return;
+        }
+        tracing::info!(
+            "another router advertises on {}: {from}, {}",
+            self.common.network.downstream,
+            router_text(&message)
+        );
+        self.routers.insert(from, message);
+    }
+
+    fn announcement(&self, health: Health) -> Option<Vec<u8>> {
+        let link = self.link.as_ref()?;
+        let link = RaLink {
+            mac: link.mac,
+            mtu: link.mtu,
+        };
+        let message = announcement(&self.common.network, link, health);
+        Some(message::encode(&message))
+    }
+
+    async fn advertise(&mut self) {
+        let now = Instant::now();
+        let due = self
+            .schedule
+            .as_mut()
+            .and_then(|schedule| schedule.due(now));
+        let octets = self.announcement(self.health);
+        let (Some(due), Some(octets), Some(socket)) = (due, octets, &self.socket) else {
+            return;
+        };
+        let to = match due {
+            Due::AllNodes => None,
+            Due::Solicitor(host) => Some(host),
+        };
+        if let Err(error) = socket.send(&octets, to).await {
+            // Without a carrier there is nobody to hear it; it is said again when there is one.
+            tracing::debug!("an advertisement was not sent: {error}");
+        }
+    }
+
+    /// Looks at the translator's health, and counts now and then.
+    async fn look(&mut self) {
+        let problem = self.find_problem();
+        let health = self.judge(problem.is_some(), Instant::now());
+        self.problem = problem.unwrap_or_default();
+        if self.schedule.is_none() {
+            if health == Health::Serving || self.began.elapsed() >= PATIENCE {
+                let interval = self.common.network.ra_interval_max;
+                let schedule = Schedule::new(interval, Random::seeded(), Instant::now());
+                self.schedule = Some(schedule);
+            }
+        } else if health != self.health {
+            self.changed();
+        }
+        self.health = health;
+        if self.looks.is_multiple_of(LOOKS_PER_COUNT) {
+            self.count_clients().await;
+            let sessions = self.sessions();
+            self.line.show(Status {
+                health: self.health,
+                problem: self.problem.clone(),
+                clients: self.clients.len(),
+                sessions,
+            });
+        }
+        if self.looks.is_multiple_of(LOOKS_PER_READING) {
+            self.follow_resolvers();
+        }
+        self.looks = self.looks.wrapping_add(1);
+    }
+
+    fn judge(&mut self, has_problem: bool, now: Instant) -> Health {
+        if !has_problem {
+            self.broken_since = None;
+            return Health::Serving;
+        }
+        let since = *self.broken_since.get_or_insert(now);
+        match self.health {
+            Health::Serving if now.duration_since(since) < BROKEN_AFTER => Health::Serving,
+            _ => Health::Broken,
+        }
+    }
+
+    /// Where DNS64 asks the host's resolvers, it asks those that the host has now.
+    fn follow_resolvers(&mut self) {
+        let Some(state) = self.common.gateway.load_full() else {
+            return;
+        };
+        let (Some(server), true) = (&state.dns64, self.common.follows_resolvers) else {
+            return;
+        };
+        let now = resolvers::of_host();
+        let mut dns64 = state.config.load().dns64.clone();
+        if let Some(dns64) = &mut dns64
+            && !now.is_empty()
+            && self
+                .resolvers
+                .replace(now.clone())
+                .is_some_and(|before| before != now)
+        {
+            dns64.upstream = now;
+            match server.reload(dns64.clone()) {
+                Ok(()) => tracing::info!("asks the host's new resolvers"),
+                Err(error) => tracing::warn!("keeps the old resolvers: {error}"),
+            }
+        }
+    }
+
+    /// Why the translator does not serve; nothing if it does.
+    fn find_problem(&self) -> Option<String> {
+        let upstream = &self.common.network.upstream;
+        if self.common.upstream.borrow().is_none() {
+            return Some(format!("{upstream} has no IPv4 address"));
+        }
+        let gateway = self.common.gateway.load_full();
+        let Some(state) = gateway else {
+            return Some("starts".to_owned());
+        };
+        let problems = state.readiness().nat64.unwrap_or_default();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    fn sessions(&self) -> u64 {
+        let gateway = self.common.gateway.load_full();
+        gateway.map_or(0, |state| {
+            let sessions = state.protocols(counters::sessions);
+            sessions.udp + sessions.tcp + sessions.icmp
+        })
+    }
+
+    async fn count_clients(&mut self) {
+        let Some(index) = self.link.as_ref().map(|link| link.index) else {
+            return;
+        };
+        let neighbors = self.kernel.neighbors().await.unwrap_or_default();
+        let macs = neighbors.into_iter().filter_map(|((on, ip), neighbor)| {
+            let is_client = on == index && !self.is_router(ip);
+            neighbor.valid_mac().filter(|_| is_client)
+        });
+        let macs: Vec<[u8; 6]> = macs.collect();
+        self.clients.extend(macs);
+    }
+
+    fn is_router(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V6(ip) if self.routers.contains_key(&ip))
+    }
+
+    /// RFC 4861 section 6.2.5: hosts are told that this router goes.
+    async fn leave(&mut self) {
+        self.servers.shutdown().await;
+        if let (Some(octets), Some(socket), Some(_)) = (
+            self.announcement(Health::Leaving),
+            &self.socket,
+            &self.schedule,
+        ) && let Err(error) = socket.send(&octets, None).await
+        {
+            tracing::debug!("the last advertisement was not sent: {error}");
+        }
+        self.line.end();
+    }
+}
+
+/// The next message; none without a socket.
+async fn receive(socket: Option<&RaSocket>) -> io::Result<Received> {
+    match socket {
+        Some(socket) => socket.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The first address that others can answer to.
+fn ipv4_of(link: &Link, addresses: &[Address]) -> Option<Ipv4Addr> {
+    let of_link = addresses.iter().filter(|one| one.index == link.index);
+    let usable = of_link.filter_map(|one| match one.address.ip {
+        IpAddr::V4(ip) if !ip.is_link_local() && !ip.is_loopback() => {
+            Some((one.is_second_choice, ip))
+        }
+        _ => None,
+    });
+    usable.min_by_key(|(second, _)| *second).map(|(_, ip)| ip)
+}
+
+fn router_text(message: &RouterAdvertisement) -> String {
+    let prefixes = message.options.iter().filter_map(|option| match option {
+        RaOption::Prefix(prefix) => Some(format!("{}/{}", prefix.prefix, prefix.length)),
+        RaOption::Pref64 { prefix, .. } => Some(format!("PREF64 {prefix}")),
+        _ => None,
+    });
+    let prefixes: Vec<String> = prefixes.collect();
+    let lifetime = message.router_lifetime;
+    format!("router lifetime {lifetime} s, {}", prefixes.join(", "))
+}

@@ -1,0 +1,185 @@
+//! Router advertisements: what they say ([`announcement`]), as octets ([`message`]), when
+//! ([`schedule`]) and by which socket ([`socket`]).
+
+pub mod message;
+pub mod schedule;
+pub mod socket;
+
+use std::time::Duration;
+
+use message::{PrefixInformation, RaOption, RouterAdvertisement};
+
+use super::network::Network;
+
+/// How long addresses are valid: the kernel of a host that was away for a night still has its own.
+const PREFIX_VALID_SECONDS: u32 = 86_400;
+/// How long addresses are preferred.
+const PREFIX_PREFERRED_SECONDS: u32 = 14_400;
+/// The largest router lifetime (RFC 4861 section 6.2.1).
+const ROUTER_LIFETIME_MAX: u32 = 9000;
+
+/// What is known of the translator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It takes packets.
+    Serving,
+    /// It does not.
+    Broken,
+    /// It is about to end.
+    Leaving,
+}
+
+/// The link that is advertised on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// This host's Ethernet address.
+    pub mac: [u8; 6],
+    /// Its MTU.
+    pub mtu: u32,
+}
+
+/// What is advertised, from what is known of the translator. Only one that serves is announced:
+/// otherwise its lifetimes are zero, so that hosts turn to another router at once.
+pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdvertisement {
+    let lifetime = lifetime_seconds(network.ra_interval_max);
+    let while_serving = |seconds| match health {
+        Health::Serving => seconds,
+        Health::Broken | Health::Leaving => 0,
+    };
+    // Native IPv6 and the resolver work without the translator.
+    let while_routing = |seconds| match health {
+        Health::Broken if network.kind.has_native() => seconds,
+        _ => while_serving(seconds),
+    };
+    let routing = while_routing(lifetime);
+    let mut options = vec![
+        RaOption::SourceLinkLayer(link.mac),
+        RaOption::Mtu(network.mtu.unwrap_or(link.mtu)),
+    ];
+    options.extend(network.prefixes.iter().map(|prefix| {
+        let is_leaving = health == Health::Leaving;
+        let lasting = |seconds| if is_leaving { 0 } else { seconds };
+        RaOption::Prefix(PrefixInformation {
+            prefix: prefix.address,
+            length: 64,
+            on_link: prefix.on_link,
+            autonomous: true,
+            valid: lasting(PREFIX_VALID_SECONDS),
+            preferred: lasting(PREFIX_PREFERRED_SECONDS),
+        })
+    }));
+    options.extend(network.routes.iter().map(|route| RaOption::Route {
+        prefix: route.0,
+        length: route.1,
+        preference: network.preference,
+        lifetime: routing,
+    }));
+    options.push(RaOption::Rdnss {
+        lifetime: routing,
+        servers: vec![network.resolver],
+    });
+    if !network.search.is_empty() {
+        options.push(RaOption::Dnssl {
+            lifetime: routing,
+            names: network.search.clone(),
+        });
+    }
+    options.extend(network.pref64.iter().map(|prefix| RaOption::Pref64 {
+        prefix: *prefix,
+        lifetime: while_serving(lifetime),
+    }));
+    RouterAdvertisement {
+        hop_limit: 64,
+        managed: network.managed,
+        other: network.dhcpv6,
+        preference: network.preference,
+        router_lifetime: u16::try_from(routing.min(ROUTER_LIFETIME_MAX)).unwrap_or(0),
+        options,
+    }
+}
+
+/// Three times the longest interval (RFC 4861 section 6.2.1, RFC 8106 section 5.1, RFC 8781
+/// section 4.1): two lost advertisements do no harm.
+fn lifetime_seconds(interval_max: Duration) -> u32 {
+    u32::try_from(interval_max.as_secs().saturating_mul(3)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::network::{AnnouncedPrefix, Kind};
+    use super::message::Preference;
+    use super::*;
+
+    fn network(kind: Kind) -> Network {
+        Network {
+            upstream: "up".into(),
+            downstream: "down".into(),
+            kind,
+            prefixes: vec![AnnouncedPrefix {
+                address: "fd00::".parse().unwrap(),
+                on_link: true,
+            }],
+            resolver: "fd00::1".parse().unwrap(),
+            search: vec!["lab.test".into()],
+            pref64: vec!["64:ff9b::/96".parse().unwrap()],
+            routes: vec![("64:ff9b::".parse().unwrap(), 96)],
+            mtu: None,
+            ra_interval_max: Duration::from_secs(180),
+            preference: Preference::Medium,
+            managed: false,
+            dhcpv6: true,
+        }
+    }
+
+    const LINK: Link = Link {
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+    };
+
+    /// Router lifetime, and those of RDNSS, DNSSL, route, PREF64, and valid.
+    fn lifetimes(kind: Kind, health: Health) -> (u32, Vec<u32>) {
+        let message = announcement(&network(kind), LINK, health);
+        let each = message.options.iter().filter_map(|option| match option {
+            RaOption::Prefix(prefix) => Some(prefix.valid),
+            RaOption::Route { lifetime, .. }
+            | RaOption::Rdnss { lifetime, .. }
+            | RaOption::Dnssl { lifetime, .. }
+            | RaOption::Pref64 { lifetime, .. } => Some(*lifetime),
+            _ => None,
+        });
+        (u32::from(message.router_lifetime), each.collect())
+    }
+
+    #[test]
+    fn only_a_translator_that_serves_is_announced() {
+        let serving = (540, vec![86_400, 540, 540, 540, 540]);
+        assert_eq!(lifetimes(Kind::Test, Health::Serving), serving);
+        let broken = (0, vec![86_400, 0, 0, 0, 0]);
+        assert_eq!(lifetimes(Kind::Test, Health::Broken), broken);
+        assert_eq!(lifetimes(Kind::Ipv4Only, Health::Broken), broken);
+    }
+
+    #[test]
+    fn native_ipv6_goes_on_without_the_translator() {
+        let broken = (540, vec![86_400, 540, 540, 540, 0]);
+        assert_eq!(lifetimes(Kind::Routed, Health::Broken), broken);
+    }
+
+    #[test]
+    fn who_leaves_says_so_with_every_lifetime() {
+        for kind in [Kind::Test, Kind::Ipv4Only, Kind::Routed, Kind::Proxied] {
+            assert_eq!(lifetimes(kind, Health::Leaving), (0, vec![0; 5]));
+        }
+    }
+
+    #[test]
+    fn rfc8781_section_4_1_the_prefix_outlives_three_intervals() {
+        let message = announcement(&network(Kind::Test), LINK, Health::Serving);
+        let read = message::decode(&message::encode(&message)).unwrap();
+        let pref64 = read.options.iter().find_map(|option| match option {
+            RaOption::Pref64 { lifetime, .. } => Some(*lifetime),
+            _ => None,
+        });
+        assert_eq!(pref64, Some(544), "540 rounded up to a multiple of 8");
+    }
+}

@@ -1,0 +1,626 @@
+#!/usr/bin/env python3
+"""gate64 share between real kernels and real programs, in namespaces: a client that has only SLAAC and what is advertised,
+the host that shares its address, and an IPv4 Internet. Usage: test_share.py GATE64, as root."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PYTHON = str(ROOT / ".cache/python/bin/python3")
+TAG = f"g64s{os.getpid()}"
+CLIENT, HOST, INTERNET = (f"{TAG}-{name}" for name in ("c", "h", "i"))
+WORK = pathlib.Path(tempfile.mkdtemp(prefix="gate64-share-"))
+SERVER, ADDRESS, OTHER_ADDRESS = "203.0.113.10", "192.0.2.5", "192.0.2.6"
+LIMIT = 30  # seconds for what should take a few
+GOAL = 5  # seconds from link up to a page
+
+
+# --- the Internet's servers, run as `test_share.py --serve` in its namespace
+
+def name_of(query):
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1:at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    return ".".join(labels).lower(), struct.unpack(">H", query[at + 1:at + 3])[0], at + 5
+
+
+def dns_answer(query):
+    """v4only.test has an A record, dual.test an AAAA record too, hop.test names the server as well."""
+    name, kind, end = name_of(query)
+    records = []
+    if name in ("v4only.test", "dual.test", "hop.test") and kind == 1:
+        records.append((1, socket.inet_aton(SERVER)))
+    if name == "dual.test" and kind == 28:
+        records.append((28, socket.inet_pton(socket.AF_INET6, "2001:db8:ffff::10")))
+    known = name in ("v4only.test", "dual.test", "hop.test")
+    head = query[:2] + struct.pack(">HHHHH", 0x8180 if known else 0x8183, 1, len(records), 0, 0)
+    body = b"".join(b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 60, len(data)) + data for kind, data in records)
+    return head + query[12:end] + body
+
+
+def serve():
+    dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    dns.bind((SERVER, 53))
+    echo = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    echo.bind((SERVER, 7))
+    web = socket.create_server((SERVER, 80), backlog=64)
+    native = socket.create_server(("::", 80), family=socket.AF_INET6, backlog=64)
+    tcp_echo = socket.create_server((SERVER, 7), backlog=64)
+
+    def datagrams(sock, answer):
+        while True:
+            data, source = sock.recvfrom(4096)
+            with contextlib.suppress(Exception):
+                sock.sendto(answer(data), source)
+
+    def page(connection, source):
+        with connection:
+            connection.recv(4096)
+            body = f"the page, for {source[0]}:{source[1]}\n".encode()
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    def echoing(connection, _source):
+        with connection:
+            while data := connection.recv(4096):
+                connection.sendall(data)
+
+    def accept(sock, work):
+        while True:
+            connection, source = sock.accept()
+            threading.Thread(target=work, args=(connection, source), daemon=True).start()
+
+    for target, args in ((datagrams, (dns, dns_answer)), (datagrams, (echo, bytes)), (accept, (tcp_echo, echoing)), (accept, (native, page))):
+        threading.Thread(target=target, args=args, daemon=True).start()
+    print("ready", flush=True)
+    accept(web, page)
+
+
+# --- helpers
+
+def run(*command, namespace=None, check=True, timeout=LIMIT):
+    prefix = ["ip", "netns", "exec", namespace] if namespace else []
+    done = subprocess.run([*prefix, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}: {done.stdout}")
+    return done.stdout
+
+
+def ip(namespace, line, check=True):
+    return run("ip", "-n", namespace, *line.split(), check=check)
+
+
+def until(what, condition, limit=LIMIT):
+    """Seconds until `condition` holds."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit:
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            if condition():
+                return time.monotonic() - began
+        time.sleep(0.05)
+    raise AssertionError(f"not within {limit} s: {what}")
+
+
+def within(namespace, work):
+    """Runs `work` in a thread that stands in the namespace."""
+    result = []
+
+    def thread():
+        libc = __import__("ctypes").CDLL(None, use_errno=True)
+        with open(f"/run/netns/{namespace}") as handle:
+            assert libc.setns(handle.fileno(), 0x40000000) == 0
+        result.append(work())
+    one = threading.Thread(target=thread)
+    one.start()
+    one.join(LIMIT)
+    return result[0]
+
+
+class Share:
+    """A gate64 share that runs."""
+
+    def __init__(self, gate64, *flags, downstream="lan", upstream="wan", name="one"):
+        self.socket = WORK / f"{name}.sock"
+        self.out = open(WORK / f"{name}.out", "a+")
+        command = ["ip", "netns", "exec", HOST, gate64, "share", "--upstream", upstream, "--downstream", downstream,
+                   "--state", str(WORK / "state"), "--socket", str(self.socket), "--dns", f"udp://{SERVER}", *flags]
+        self.process = subprocess.Popen(command, stdout=self.out, stderr=self.out)
+
+    def text(self):
+        return pathlib.Path(self.out.name).read_text()
+
+    def serves(self):
+        assert self.process.poll() is None, self.text()
+        return "\nserves" in self.text()
+
+    def stop(self, how=signal.SIGINT):
+        self.process.send_signal(how)
+        code = self.process.wait(LIMIT)
+        assert how == signal.SIGKILL or code == 0, f"exit code {code}\n{self.text()}"
+
+
+def state_of_host():
+    """What a share may change, as it is now."""
+    keys = [f"net.ipv6.conf.{one}.{key}" for one in ("all", "default", "lan", "wan", "lo")
+            for key in ("forwarding", "accept_ra", "disable_ipv6", "proxy_ndp", "autoconf")]
+    keys += ["net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_local_port_range", "net.ipv4.ip_forward"]
+    addresses = json.loads(run("ip", "-n", HOST, "-j", "address"))
+    links = [(one["ifname"], "UP" in one["flags"], "xdp" in one, sorted(a["local"] for a in one["addr_info"])) for one in addresses]
+    routes = [line.split(" expires")[0] for line in ip(HOST, "route").splitlines() + ip(HOST, "-6 route").splitlines()]
+    return {"sysctls": run("sysctl", *keys, namespace=HOST), "links": links, "routes": routes, "rules": ip(HOST, "-6 rule"),
+            "proxies": ip(HOST, "-6 neigh show proxy")}
+
+
+def build():
+    for namespace in (CLIENT, HOST, INTERNET):
+        run("ip", "netns", "add", namespace)
+        ip(namespace, "link set lo up")
+    ip(HOST, f"link add name lan type veth peer name eth0 netns {CLIENT}")
+    ip(HOST, f"link add name wan type veth peer name eth0 netns {INTERNET}")
+    run("sysctl", "-qw", "net.ipv4.ip_forward=1", namespace=INTERNET)
+    ip(INTERNET, "address add 192.0.2.1/24 dev eth0")
+    ip(INTERNET, f"address add {SERVER}/32 dev lo")
+    ip(INTERNET, "address add 10.99.0.1/32 dev lo")
+    ip(INTERNET, "link set eth0 up")
+    ip(HOST, f"address add {ADDRESS}/24 dev wan")
+    ip(HOST, "link set wan up")
+    ip(HOST, "route add default via 192.0.2.1")
+    pathlib.Path(f"/etc/netns/{CLIENT}").mkdir(parents=True)
+    pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text("")
+    servers = subprocess.Popen(["ip", "netns", "exec", INTERNET, sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    assert servers.stdout.readline() == "ready\n"
+    return servers
+
+
+def tear_down():
+    for namespace in (CLIENT, HOST, INTERNET):
+        for pid in run("ip", "netns", "pids", namespace, check=False).split():
+            with contextlib.suppress(ValueError, ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        subprocess.run(["ip", "netns", "delete", namespace])
+        shutil.rmtree(f"/etc/netns/{namespace}", ignore_errors=True)
+    shutil.rmtree(WORK, ignore_errors=True)
+
+
+def learn_resolver():
+    """resolv.conf from RDNSS, as a host's daemon makes it."""
+    told = run("rdisc6", "-1", "-q", "-r", "1", "-w", "2000", "eth0", namespace=CLIENT, check=False)
+    whole = run("rdisc6", "-1", "-r", "1", "-w", "2000", "eth0", namespace=CLIENT, check=False)
+    found = re.search(r"Recursive DNS server\s*: (\S+)", whole)
+    if not found:
+        return False
+    pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text(f"nameserver {found[1]}\noptions timeout:1\n")
+    return bool(told)
+
+
+def fetch(name):
+    return run("curl", "-6", "-s", "-m", "2", f"http://{name}/", namespace=CLIENT, timeout=5)
+
+
+def page_after_link_up(name="v4only.test"):
+    """Seconds from a link that comes up to a page fetched by name."""
+    began = time.monotonic()
+    ip(CLIENT, "link set eth0 up")
+    until("the client learns a resolver", learn_resolver)
+    until("a page", lambda: "the page" in fetch(name))
+    return time.monotonic() - began
+
+
+def report(what, seconds, goal=GOAL):
+    print(f"  {seconds:5.2f} s  {what}" + ("" if seconds < goal else f"  (the goal is {goal} s)"), flush=True)
+
+
+# --- the tests, each on a host that is as it was
+
+def test_from_link_up_to_a_page(gate64):
+    share = Share(gate64, "--search", "lab.test", "--ra-interval-max", "4s")
+    until("the API answers", share.socket.exists)
+    report("from the client's link up to a page by name", page_after_link_up())
+    text = fetch("v4only.test")
+    port = int(re.search(rf"{ADDRESS}:(\d+)", text)[1])
+    assert 61000 <= port <= 65535, text
+    # Without native IPv6 a name's real AAAA would lead nowhere.
+    assert ADDRESS in fetch("dual.test")
+    assert "the page" in fetch("[64:ff9b::203.0.113.10]")
+    assert "1 received" in run("ping", "-c1", "-W2", "64:ff9b::10.99.0.1", namespace=CLIENT), "private destinations"
+    advertisements(share)
+    # A host that solicits its router's link-local address keeps its default route only if the answer has the router flag.
+    router = re.search(r"default via (\S+)", ip(CLIENT, "-6 route"))[1]
+    ip(CLIENT, "-6 neigh flush dev eth0")
+    assert "1 received" in run("ping", "-c1", "-W2", f"{router}%eth0", namespace=CLIENT)
+    assert "default via" in ip(CLIENT, "-6 route") and "router" in ip(CLIENT, f"-6 neigh show {router} dev eth0")
+    no_route_at_once()
+    traceroutes()
+    stateless_dhcpv6()
+    share.stop()
+    # The last advertisement takes the default route away.
+    until("the client's default route goes", lambda: "default" not in ip(CLIENT, "-6 route"))
+
+
+def advertisements(share):
+    capture = WORK / "ra.pcap"
+    radvdump = subprocess.Popen(["ip", "netns", "exec", CLIENT, "timeout", "12", "radvdump"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    tcpdump = subprocess.Popen(["ip", "netns", "exec", CLIENT, "tcpdump", "-U", "-i", "eth0", "-w", str(capture), "icmp6[0] == 134 or icmp6[0] == 133"],
+                               stderr=subprocess.PIPE, text=True)
+    assert "listening" in tcpdump.stderr.readline()
+    for _ in range(3):
+        run("rdisc6", "-1", "-q", "-r", "1", "eth0", namespace=CLIENT)
+    time.sleep(6)
+    tcpdump.terminate()
+    tcpdump.wait(LIMIT)
+    radvdump.terminate()
+    dumped = radvdump.communicate(timeout=LIMIT)[0]
+    for part in ("AdvSendAdvert on", "prefix fd", "RDNSS fd", "DNSSL lab.test", "AdvOtherConfigFlag on", "AdvManagedFlag off", "AdvLinkMTU 1500"):
+        assert part in dumped, f"radvdump does not say {part!r}:\n{dumped}"
+    seen = run("tshark", "-r", str(capture), "-V", "-Y", "icmpv6.type == 134")
+    for part in ("PREF64 Option", "64:ff9b::", "Recursive DNS Server", "DNS Search List", "Hop Limit: 255", "[Checksum Status: Good]"):
+        assert part in seen, f"tshark does not see {part!r}:\n{seen[:4000]}"
+    assert "Malformed" not in seen, seen
+    judged = run(PYTHON, "-c", SCAPY_JUDGE, str(capture))
+    print(f"  {judged.strip()}", flush=True)
+
+
+SCAPY_JUDGE = """
+import sys
+from scapy.all import rdpcap, IPv6, ICMPv6ND_RA, ICMPv6ND_RS, ICMPv6NDOptPREF64, ICMPv6NDOptPrefixInfo, ICMPv6NDOptRDNSS
+all_nodes, asked, delays = [], [], []
+for packet in rdpcap(sys.argv[1]):
+    if ICMPv6ND_RS in packet:
+        asked.append(float(packet.time))
+    if ICMPv6ND_RA in packet:
+        ra, pref64 = packet[ICMPv6ND_RA], packet[ICMPv6NDOptPREF64]
+        assert packet[IPv6].hlim == 255 and packet[IPv6].src.startswith("fe80:")
+        # 3 x 4 s, in units of 8 s rounded up; /96.
+        assert (ra.routerlifetime, pref64.scaledlifetime, pref64.plc) == (12, 2, 0), packet.show(dump=True)
+        assert pref64.prefix.startswith("64:ff9b"), pref64.prefix
+        assert packet[ICMPv6NDOptRDNSS].lifetime == 12 and packet[ICMPv6NDOptPrefixInfo].prefixlen == 64
+        if packet[IPv6].dst == "ff02::1":
+            all_nodes.append(float(packet.time))
+        elif asked:
+            delays.append(float(packet.time) - asked[-1])
+gaps = [b - a for a, b in zip(all_nodes, all_nodes[1:])]
+assert len(delays) >= 1 and max(delays) < 1.5, delays
+assert gaps and min(gaps) >= 2.9, gaps
+assert max(gaps) < 6, gaps
+print(f"scapy: {len(delays)} solicitations answered in {min(delays):.2f} to {max(delays):.2f} s; to all nodes every {min(gaps):.1f} to {max(gaps):.1f} s")
+"""
+
+
+def no_route_at_once():
+    began = time.monotonic()
+    said = run("ping", "-c1", "-W5", "2001:db8:ffff::99", namespace=CLIENT, check=False)
+    assert "No route" in said, said
+    report("\"no route\" for a native destination", time.monotonic() - began, 1)
+
+
+def traceroutes():
+    literal = run("traceroute", "-6", "-n", "-q1", "-w2", "-m4", "64:ff9b::203.0.113.10", namespace=CLIENT)
+    by_name = run("traceroute", "-6", "-n", "-q1", "-w2", "-m4", "hop.test", namespace=CLIENT)
+    for text in (literal, by_name):
+        assert re.search(r"^ 1  fd", text, re.MULTILINE) and re.search(r"^ 2  64:ff9b::cb00:710a", text, re.MULTILINE), text
+
+
+def stateless_dhcpv6():
+    script = WORK / "dhclient-script"
+    script.write_text(f"#!/bin/sh\nenv >>{WORK}/dhclient.env\n")
+    script.chmod(0o755)
+    run("dhclient", "-6", "-S", "-1", "-sf", str(script), "-lf", f"{WORK}/leases", "-pf", f"{WORK}/dhclient.pid", "eth0", namespace=CLIENT)
+    told = (WORK / "dhclient.env").read_text()
+    assert re.search(r"new_dhcp6_name_servers=fd\S+::1", told) and "new_dhcp6_domain_search=lab.test" in told, told
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((WORK / "dhclient.pid").read_text()), signal.SIGTERM)
+
+
+def test_kind_test_leads_every_name_through_nat64(gate64):
+    share = Share(gate64, "--test")
+    until("the API answers", share.socket.exists)
+    report("kind test: from link up to a page of a name with a real AAAA", page_after_link_up("dual.test"))
+    assert ADDRESS in fetch("dual.test")
+    no_route_at_once()
+    share.stop()
+
+
+class Talk:
+    """The host's own conversations: TCP and UDP out, TCP in, on the shared address."""
+
+    def __init__(self):
+        self.rounds, self.lost, self.ends = 0, [], False
+        self.tcp = within(HOST, lambda: socket.create_connection((SERVER, 7), 5))
+        self.udp = within(HOST, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.listener = within(HOST, lambda: socket.create_server(("0.0.0.0", 8080)))
+        self.outside = within(INTERNET, lambda: socket.create_connection((ADDRESS, 8080), 5))
+        self.inside = self.listener.accept()[0]
+        self.udp.connect((SERVER, 7))
+        self.thread = threading.Thread(target=self.go)
+        self.thread.start()
+
+    def go(self):
+        pairs = [("TCP out", self.tcp, self.tcp), ("UDP out", self.udp, self.udp), ("TCP in", self.outside, self.inside)]
+        for _, a, b in pairs:
+            a.settimeout(2)
+            b.settimeout(2)
+        while not self.ends:
+            self.rounds += 1
+            message = b"%08d" % self.rounds
+            for name, sender, receiver in pairs:
+                try:
+                    sender.send(message)
+                    if receiver.recv(64) != message:
+                        self.lost.append((name, self.rounds))
+                except OSError as error:
+                    self.lost.append((name, self.rounds, str(error)))
+            time.sleep(0.01)
+
+    def end(self):
+        self.ends = True
+        self.thread.join()
+        for one in (self.tcp, self.udp, self.listener, self.outside, self.inside):
+            one.close()
+
+
+def test_the_hosts_own_connections(gate64):
+    talk = Talk()
+    time.sleep(0.3)
+    share = Share(gate64)
+    page_after_link_up()
+    before = talk.rounds
+    for _ in range(5):
+        fetch("v4only.test")
+    # A port of the pool cannot be had by anyone else, nor is it given to the host's own connections.
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        taken = within(HOST, lambda kind=kind: bind_error(kind, 62_000))
+        assert taken == 98, f"binding port 62000: {taken}"
+    share.stop()
+    assert within(HOST, lambda: bind_error(socket.SOCK_STREAM, 62_000)) == 0
+    time.sleep(0.3)
+    talk.end()
+    assert before > 20 and talk.rounds > before and not talk.lost, (talk.rounds, talk.lost[:5])
+    print(f"  the host's own TCP and UDP, both ways: {3 * talk.rounds} messages before, during and after, none lost", flush=True)
+
+
+def bind_error(kind, port):
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return 0 if not (error := catch(lambda: one.bind(("0.0.0.0", port)))) else error.errno
+
+
+def catch(work):
+    try:
+        work()
+    except OSError as error:
+        return error
+    return None
+
+
+def test_the_upstream_changes(gate64):
+    share = Share(gate64)
+    page_after_link_up()
+    began = time.monotonic()
+    ip(HOST, f"address del {ADDRESS}/24 dev wan")
+    ip(HOST, f"address add {OTHER_ADDRESS}/24 dev wan")
+    ip(HOST, "route add default via 192.0.2.1")
+    until("a page from the new address", lambda: OTHER_ADDRESS in fetch("v4only.test"))
+    report("from a new upstream address to a page", time.monotonic() - began)
+    ip(INTERNET, "link set eth0 down")
+    until("the default route goes", lambda: "default" not in ip(CLIENT, "-6 route"))
+    began = time.monotonic()
+    ip(INTERNET, "link set eth0 up")
+    until("a page after the upstream is back", lambda: "the page" in fetch("v4only.test"))
+    report("from the upstream's link up to a page", time.monotonic() - began)
+    ip(HOST, f"address del {OTHER_ADDRESS}/24 dev wan")
+    until("the line says why", lambda: "wan has no IPv4 address" in share.text())
+    ip(HOST, f"address add {ADDRESS}/24 dev wan")
+    ip(HOST, "route add default via 192.0.2.1")
+    until("a page from the first address", lambda: ADDRESS in fetch("v4only.test"))
+    share.stop()
+
+
+@contextlib.contextmanager
+def native_upstream():
+    """The upstream has IPv6 as well: 2001:db8:1::/64, with a server behind it."""
+    ip(INTERNET, "address add 2001:db8:1::1/64 dev eth0 nodad")
+    ip(INTERNET, "address add 2001:db8:ffff::10/128 dev lo nodad")
+    ip(HOST, "address add 2001:db8:1::5/64 dev wan nodad")
+    ip(HOST, "-6 route add default via 2001:db8:1::1")
+    try:
+        yield
+    finally:
+        ip(HOST, "-6 route del default via 2001:db8:1::1", check=False)
+        ip(HOST, "address del 2001:db8:1::5/64 dev wan", check=False)
+        ip(INTERNET, "address del 2001:db8:1::1/64 dev eth0", check=False)
+        ip(INTERNET, "address del 2001:db8:ffff::10/128 dev lo", check=False)
+
+
+def native_and_translated(share, prefix):
+    report("native and NAT64: from link up to a page", page_after_link_up())
+    assert ADDRESS in fetch("v4only.test")
+    report("from there to a page over native IPv6", until("a native page", lambda: f"for {prefix}" in fetch("dual.test")))
+    share.stop()
+
+
+def test_native_ipv6_in_the_upstreams_own_64(gate64):
+    with native_upstream():
+        before = state_of_host()
+        share = Share(gate64)
+        until("the API answers", share.socket.exists)
+        native_and_translated(share, "2001:db8:1:")
+        assert state_of_host() == before, f"{before}\n{state_of_host()}"
+        # The same after a kill: client routes and proxy entries are in the record.
+        share = Share(gate64, name="killed")
+        until("a native page", lambda: learn_resolver() and "for 2001:db8:1:" in fetch("dual.test"))
+        share.stop(signal.SIGKILL)
+        assert "2001:db8:1:" in state_of_host()["proxies"]
+        share = Share(gate64, name="last")
+        until("it has begun", lambda: "An IPv6-only network" in share.text())
+        share.stop()
+        assert state_of_host() == before, f"{before}\n{state_of_host()}"
+
+
+def test_native_ipv6_from_a_routed_prefix(gate64):
+    with native_upstream():
+        ip(INTERNET, "-6 route add 2001:db8:2::/64 via 2001:db8:1::5")
+        share = Share(gate64, "--prefix", "2001:db8:2::/64")
+        until("the API answers", share.socket.exists)
+        native_and_translated(share, "2001:db8:2:")
+
+
+def test_two_shares_at_once(gate64):
+    """Each with an upstream and a downstream of its own. One ends, the other one's network does not notice."""
+    other = f"{TAG}-d"
+    run("ip", "netns", "add", other)
+    try:
+        ip(HOST, f"link add name lan2 type veth peer name eth0 netns {other}")
+        ip(HOST, f"link add name wan2 type veth peer name eth1 netns {INTERNET}")
+        ip(INTERNET, "address add 192.0.3.1/24 dev eth1")
+        ip(INTERNET, "link set eth1 up")
+        ip(HOST, "address add 192.0.3.5/24 dev wan2")
+        ip(HOST, "link set wan2 up")
+        ip(HOST, "route add default via 192.0.3.1 dev wan2 metric 900")
+        one, two = Share(gate64), Share(gate64, downstream="lan2", upstream="wan2", name="two")
+        until("both answer", lambda: one.socket.exists() and two.socket.exists())
+        page_after_link_up()
+        ip(other, "link set eth0 up")
+        literal = f"http://[64:ff9b::{SERVER}]/"
+        until("a page by the other share", lambda: "192.0.3.5" in run("curl", "-6", "-s", "-m", "2", literal, namespace=other))
+        one.stop()
+        assert "192.0.3.5" in run("curl", "-6", "-s", "-m", "2", literal, namespace=other)
+        assert "default" in ip(other, "-6 route")
+        two.stop()
+    finally:
+        ip(HOST, "link del lan2", check=False)
+        ip(HOST, "link del wan2", check=False)
+        run("ip", "netns", "del", other)
+
+
+def test_a_second_router(gate64):
+    """It advertises on the same link with a higher preference and goes without a word; and the share's own RAs name it."""
+    share = Share(gate64)
+    page_after_link_up()
+    run(PYTHON, "-c", SCAPY_ROUTER, namespace=CLIENT)
+    until("the share tells of it", lambda: "another router advertises on lan" in share.text())
+    assert "the page" in fetch("v4only.test")
+    share.stop()
+
+
+SCAPY_ROUTER = """
+from scapy.all import Ether, IPv6, ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, sendp
+ra = IPv6(src="fe80::bad", dst="ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=1800) / ICMPv6NDOptPrefixInfo(prefix="2001:db8:bad::", prefixlen=64)
+sendp(Ether(src="02:00:00:00:0b:ad", dst="33:33:00:00:00:01") / ra, iface="eth0", verbose=False)
+"""
+
+
+def test_killed_at_any_moment(gate64):
+    before = state_of_host()
+    moments = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5, 3]
+    changed = 0
+    for moment in moments:
+        share = Share(gate64)
+        time.sleep(moment)
+        share.stop(signal.SIGKILL)
+        changed += state_of_host() != before
+    share = Share(gate64, name="last")
+    until("it serves or waits for a client", lambda: "An IPv6-only network" in share.text())
+    share.stop()
+    assert state_of_host() == before, f"{before}\n{state_of_host()}"
+    assert changed > 0, "no kill has left anything: the moments are too early"
+    print(f"  killed at {len(moments)} moments, {changed} times with changes left: the next end puts all back", flush=True)
+
+
+def test_464xlat(gate64):
+    """An IPv4-only program in the IPv6-only network, by a CLAT: tayga with the prefix that was advertised."""
+    # tayga refuses documentation addresses by the well-known prefix.
+    pref64 = "2001:db8:64::/96"
+    share = Share(gate64, "--pref64", pref64)
+    page_after_link_up()
+    address = re.search(r"inet6 (fd\S+)/64 scope global", ip(CLIENT, "-6 address show dev eth0"))[1]
+    prefix = address.split("::")[0] if "::" in address else ":".join(address.split(":")[:4])
+    clat = f"{prefix}::464"
+    (WORK / "tayga.conf").write_text(f"tun-device clat\nprefix {pref64}\nipv4-addr 192.0.0.2\nipv6-addr {prefix}::465\n"
+                                     f"map 192.0.0.1 {clat}\ndata-dir {WORK}\n")
+    run("tayga", "-c", str(WORK / "tayga.conf"), "--mktun", namespace=CLIENT)
+    ip(CLIENT, "link set clat up")
+    run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv6.conf.eth0.accept_ra=2", "net.ipv6.conf.eth0.proxy_ndp=1", namespace=CLIENT)
+    until("the default route is back", lambda: learn_resolver() and "default" in ip(CLIENT, "-6 route"))
+    ip(CLIENT, f"-6 route add {clat}/128 dev clat")
+    ip(CLIENT, f"-6 neigh add proxy {clat} dev eth0")
+    ip(CLIENT, "address add 192.0.0.1/32 dev clat")
+    ip(CLIENT, "route add default dev clat src 192.0.0.1 mtu 1260")
+    tayga = subprocess.Popen(["ip", "netns", "exec", CLIENT, "tayga", "-d", "-c", str(WORK / "tayga.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until("a page over IPv4", lambda: ADDRESS in run("curl", "-4", "-s", "-m", "2", f"http://{SERVER}/", namespace=CLIENT))
+        print("  an IPv4-only program fetches a page by its IPv4 literal", flush=True)
+    finally:
+        tayga.terminate()
+        tayga.wait(LIMIT)
+        run("tayga", "-c", str(WORK / "tayga.conf"), "--rmtun", namespace=CLIENT, check=False)
+        run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0", "net.ipv6.conf.eth0.accept_ra=1", namespace=CLIENT)
+    share.stop()
+
+
+def test_bad_input(gate64):
+    for flags, code, says in (
+        (("--upstream", "nowhere", "--downstream", "lan"), 5, "interfaces here"),
+        (("--upstream", "wan", "--downstream", "wan"), 3, "upstream as well"),
+        (("--upstream", "wan", "--downstream", "lan", "--prefix", "fd00::/48"), 3, "/64"),
+        (("--upstream", "wan"), 2, "--downstream"),
+    ):
+        done = subprocess.run(["ip", "netns", "exec", HOST, gate64, "share", *flags, "--state", str(WORK / "state"), "--dns", f"udp://{SERVER}"],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+        assert done.returncode == code and says in done.stdout, f"{flags}: exit code {done.returncode}: {done.stdout}"
+    share = Share(gate64)
+    until("the API answers", share.socket.exists)
+    again = subprocess.run(["ip", "netns", "exec", HOST, gate64, "share", "--upstream", "wan", "--downstream", "lan", "--state", str(WORK / "state")],
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
+    assert again.returncode == 1 and "another gate64" in again.stdout, again.stdout
+    share.stop()
+
+
+def main():
+    if "--serve" in sys.argv:
+        return serve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    gate64 = os.path.abspath(sys.argv[1])
+    wanted = sys.argv[2:]
+    tests = [(name, work) for name, work in globals().items() if name.startswith("test_") and (not wanted or name[5:] in wanted)]
+    failed = []
+    build()
+    try:
+        for name, work in tests:
+            print(name[5:].replace("_", " "), flush=True)
+            before = state_of_host()
+            try:
+                work(gate64)
+                after = state_of_host()
+                assert after == before, f"the host is not as it was:\n{before}\n{after}"
+            except Exception as error:  # noqa: BLE001: every test is run
+                failed.append(name)
+                print(f"  FAILED: {error}", flush=True)
+                for one in WORK.glob("*.out"):
+                    print(one.read_text()[-3000:], flush=True)
+                for pid in run("ip", "netns", "pids", HOST, check=False).split():
+                    os.kill(int(pid), signal.SIGINT)
+                time.sleep(1)
+            ip(CLIENT, "link set eth0 down")
+            for one in WORK.glob("*.out"):
+                one.unlink()
+            pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text("")
+    finally:
+        tear_down()
+    print(f"share: {len(tests) - len(failed)} passed, {len(failed)} failed {' '.join(failed)}")
+    return 1 if failed or not tests else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
