@@ -521,6 +521,37 @@ sendp(Ether(src="02:00:00:00:0b:ad", dst="33:33:00:00:00:01") / ra, iface="eth0"
 """
 
 
+def test_dhcpv4_option_108(gate64):
+    share = Share(gate64, "--dhcpv4-option-108", "30m")
+    page_after_link_up()
+    print(f"  {run(PYTHON, '-c', SCAPY_DHCP, namespace=CLIENT).strip()}", flush=True)
+    share.stop()
+
+
+SCAPY_DHCP = """
+from scapy.all import Ether, IP, UDP, BOOTP, DHCP, AsyncSniffer, sendp
+import time
+def discover(asked, xid):
+    sniffer = AsyncSniffer(iface="eth0", filter="udp and port 68")
+    sniffer.start()
+    time.sleep(0.5)
+    mac = bytes.fromhex("020000000c11")
+    sendp(Ether(src="02:00:00:00:0c:11", dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
+          / BOOTP(chaddr=mac, xid=xid, flags=0x8000) / DHCP(options=[("message-type", "discover"), ("param_req_list", asked), "end"]), iface="eth0", verbose=False)
+    time.sleep(1)
+    return [p for p in sniffer.stop() if BOOTP in p and p[BOOTP].op == 2]
+offers = discover([1, 3, 108], 7)
+assert len(offers) == 1, offers
+offer = offers[0]
+octets = bytes(offer[UDP].payload)
+assert bytes([108, 4, 0, 0, 7, 8]) in octets, octets[236:]
+assert offer[BOOTP].yiaddr == "0.0.0.0" and offer[BOOTP].xid == 7
+assert ("message-type", 2) in offer[DHCP].options, offer[DHCP].options
+assert discover([1, 3], 8) == []
+print("option 108 offers to do without IPv4 for 1800 s; who does not ask for it gets no answer")
+"""
+
+
 def test_killed_at_any_moment(gate64):
     before = state_of_host()
     moments = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5, 3]
