@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat dropbear-bin openssh-client'
-test='tcpdump jq ndisc6 radvdump isc-dhcp-client prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound nfdump pmacct tshark rsyslog rsyslog-gnutls'
+test='tcpdump jq ndisc6 radvdump isc-dhcp-client prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound nfdump pmacct tshark rsyslog rsyslog-gnutls knot-dnsutils'
 bench='valgrind iproute2 ethtool curl nftables tayga python3'
 fuzz='g++'
 

@@ -18,6 +18,7 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
         Err(report) => return refuse(&report),
     };
     machine::check(&config, &mut report);
+    machine::check_dns64_addresses(&config, &mut report);
     report.sort();
     if report.has_errors() {
         return refuse(&report);

@@ -117,6 +117,8 @@ pub enum ShowWhat {
     Interfaces,
     /// Next hops in use
     Neighbors,
+    /// The DNS64 server: upstreams, caches, queries by what they came to
+    Dns,
     /// The configuration in use
     Config,
 }
@@ -208,9 +210,12 @@ pub enum ClearWhat {
 /// `gate64 explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// IPv6 or IPv4 addresses
-    #[arg(required = true, value_name = "ADDR")]
-    pub addresses: Vec<std::net::IpAddr>,
+    /// IPv6 or IPv4 addresses, or names: what DNS64 would answer, and why
+    #[arg(required = true, value_name = "ADDR|NAME")]
+    pub subjects: Vec<String>,
+    /// For names: the client that would ask; this machine if left out
+    #[arg(long, value_name = "ADDR")]
+    pub client: Option<std::net::IpAddr>,
     /// Which gate64
     #[command(flatten)]
     pub api: ApiArgs,

@@ -9,7 +9,7 @@ use crate::config::{Config, Located, Pool4Source, Workers};
 /// Adds to `report` what does not fit; true if an interface is what is missing.
 pub fn check(config: &Config, report: &mut Report) -> bool {
     check_workers(config, report);
-    check_certificates(config, report);
+    check_dns64(config, report);
     let missing_interface = check_interfaces(config, report);
     let missing_address = check_pools(config, report);
     missing_interface || missing_address
@@ -25,22 +25,43 @@ fn error<T>(at: &Located<T>, message: String, help: String) -> Problem {
     }
 }
 
-/// Whether the certificate authorities that encrypted upstreams need can be read.
-fn check_certificates(config: &Config, report: &mut Report) {
+/// What only the server can judge: its upstreams, its names, its certificate.
+fn check_dns64(config: &Config, report: &mut Report) {
     let Some(dns64) = &config.dns64 else {
         return;
     };
-    let mut upstreams = dns64.upstream.iter();
-    if !upstreams.any(|upstream| upstream.protocol.is_encrypted()) {
-        return;
-    }
-    if let Err(error) = gate64_dns64::check_certificates(dns64.upstream_ca.as_deref()) {
+    let mut refuse = |key: &str, message: String| {
         report.push(Problem {
             severity: Severity::Error,
-            key: "dns64.upstream".to_owned(),
-            message: error.to_string(),
+            key: key.to_owned(),
+            message,
             span: None,
             help: None,
+        });
+    };
+    if let Err(wrong) = gate64_dns64::check(dns64) {
+        refuse("dns64", wrong.to_string());
+    }
+    let mut upstreams = dns64.upstream.iter();
+    if upstreams.any(|upstream| upstream.protocol.is_encrypted())
+        && let Err(error) = gate64_dns64::check_certificates(dns64.upstream_ca.as_deref())
+    {
+        refuse("dns64.upstream", error.to_string());
+    }
+}
+
+/// Warns of addresses of DNS64 that cannot be had now: a gate64 that runs already may hold them.
+pub fn check_dns64_addresses(config: &Config, report: &mut Report) {
+    let Some(dns64) = &config.dns64 else {
+        return;
+    };
+    for taken in gate64_dns64::Sockets::probe(dns64) {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: "dns64.listen".to_owned(),
+            message: taken.to_string(),
+            span: None,
+            help: Some("no matter if it is a gate64 that runs with this file already".to_owned()),
         });
     }
 }

@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use gate64_wire::rfc6052::Pref64;
 use hickory_proto::rr::{LowerName, Name};
 
 use crate::config::{Config, Protocol, Upstream};
 use crate::synthesis::Policy;
+use crate::tls;
 use crate::upstream::{TlsError, server_name};
 
 /// Client tables; each has a number of one octet.
@@ -58,6 +60,39 @@ pub enum StartError {
         upstream: Upstream,
         /// The address it falls under.
         listen: SocketAddr,
+    },
+    /// A certificate or key that cannot be used.
+    #[error("cannot use {}: {reason}; it must be a PEM file that gate64 may read", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A key that is not the certificate's.
+    #[error(
+        "the key in {} does not belong to the certificate in {} ({reason}): \
+         dns64.tls.certificate must begin with the server's own certificate",
+        key.display(), certificate.display()
+    )]
+    CertificateKey {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What rustls says.
+        reason: String,
+    },
+    /// A certificate for other names.
+    #[error(
+        "the certificate in {} is not for {name:?} (dns64.tls.name): clients that expect this name \
+         would refuse it", path.display()
+    )]
+    CertificateName {
+        /// The certificate's file.
+        path: PathBuf,
+        /// As configured.
+        name: String,
     },
     /// A prefix for some clients that is none of the translator's.
     #[error(
@@ -111,7 +146,15 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// Everything that can be judged without a socket.
-pub(crate) fn check(config: &Config) -> Result<Vec<Policy>, StartError> {
+///
+/// # Errors
+/// What is wrong, in words for the operator.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    checked(config).map(drop)
+}
+
+/// As [`check`]; the policies that the configuration means.
+pub(crate) fn checked(config: &Config) -> Result<Vec<Policy>, StartError> {
     if config.listen.is_empty() {
         return Err(StartError::NoListen);
     }
@@ -131,6 +174,9 @@ pub(crate) fn check(config: &Config) -> Result<Vec<Policy>, StartError> {
         if upstream.protocol.is_encrypted() {
             server_name(upstream)?;
         }
+    }
+    if let Some(encrypted) = &config.encrypted {
+        tls::load(encrypted)?;
     }
     policies(config)
 }

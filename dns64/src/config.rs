@@ -28,7 +28,9 @@ pub struct Config {
     /// Clients that get synthesis; the others get what the upstream says.
     pub synthesize_for: Vec<Network>,
     /// Clients that are answered at all; the others get REFUSED.
-    pub allow_from: AllowFrom,
+    pub allow_from: Vec<Network>,
+    /// What `allow_from` means by everyone (`::/0`, `0.0.0.0/0`).
+    pub strangers: Strangers,
     /// Clients with a policy of their own; the first that holds a client counts.
     pub client: Vec<ClientPolicy>,
     /// The translator's prefixes; each A record gives one AAAA record per prefix.
@@ -50,6 +52,8 @@ pub struct Config {
     /// Threads that serve UDP, each with a socket of its own; 0: one for each CPU that the
     /// process may use, and at most eight.
     pub udp_threads: usize,
+    /// DNS over TLS and HTTPS.
+    pub encrypted: Option<Encrypted>,
     /// Bounds the answers over UDP to each client network.
     pub response_rate: Option<ResponseRate>,
     /// How long upstreams and clients are waited for.
@@ -71,7 +75,8 @@ impl Default for Config {
             upstream_ca: None,
             synthesize: Synthesize::Missing,
             synthesize_for: Network::everywhere(),
-            allow_from: AllowFrom::Neighbours,
+            allow_from: Network::everywhere(),
+            strangers: Strangers::Refuse,
             client: Vec::new(),
             pref64: Vec::new(),
             wkp_strict: true,
@@ -85,6 +90,7 @@ impl Default for Config {
             dnssec: Dnssec::Off,
             trust_anchors: Vec::new(),
             udp_threads: 0,
+            encrypted: None,
             response_rate: None,
             timeouts: Timeouts::default(),
             ask_both: AskBoth::Learned,
@@ -94,14 +100,31 @@ impl Default for Config {
     }
 }
 
-/// Who is answered at all.
+/// What becomes of clients that `allow_from` holds only because it holds everyone, and to whom
+/// this machine has no way but its default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// They are refused, so that nobody runs an open resolver by accident.
+    Refuse,
+    /// They are answered.
+    Answer,
+}
+
+/// DNS over TLS (RFC 7858) and over HTTPS (RFC 8484).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AllowFrom {
-    /// Networks that the operator named.
-    Networks(Vec<Network>),
-    /// The operator named none: everyone to whom this machine has a way other than its default
-    /// route, so that it is no open resolver by accident.
-    Neighbours,
+pub struct Encrypted {
+    /// Addresses served over TLS.
+    pub tls_listen: Vec<SocketAddr>,
+    /// Addresses served over HTTPS.
+    pub https_listen: Vec<SocketAddr>,
+    /// The path under which HTTPS answers.
+    pub https_path: String,
+    /// PEM: the certificate, then those that lead to its root.
+    pub certificate: PathBuf,
+    /// PEM: the certificate's private key.
+    pub key: PathBuf,
+    /// The name that clients expect in the certificate; empty: not checked.
+    pub name: String,
 }
 
 /// What clients of some networks get, in place of what everyone gets.

@@ -266,6 +266,8 @@ fn response_edns(request: &Request, answer: &Answer) -> Option<Edns> {
 fn protocol(request: &Request) -> Protocol {
     match request.protocol() {
         xfer::Protocol::Udp => Protocol::Udp,
+        xfer::Protocol::Tls => Protocol::Tls,
+        xfer::Protocol::Https => Protocol::Https,
         _ => Protocol::Tcp,
     }
 }

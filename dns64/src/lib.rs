@@ -28,15 +28,16 @@ mod responder;
 mod scrub;
 pub mod server;
 pub mod synthesis;
+mod tls;
 mod trace;
 mod upstream;
 
 pub use cache::CacheState;
-pub use check::StartError;
+pub use check::{StartError, check};
 pub use clock::Clock;
 pub use config::{
-    AllowFrom, AskBoth, Caching, ClientPolicy, Config, Dnssec, Limits, Network, OnFailure,
-    Protocol, ResponseRate, Synthesize, Timeouts, Upstream, UpstreamOrder,
+    AskBoth, Caching, ClientPolicy, Config, Dnssec, Encrypted, Limits, Network, OnFailure,
+    Protocol, ResponseRate, Strangers, Synthesize, Timeouts, Upstream, UpstreamOrder,
 };
 pub use dnssec::TrustAnchor;
 pub use listen::Sockets;

@@ -16,7 +16,11 @@ const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// The sockets of every address to serve, taken before anything that the process would have to
 /// undo. Questions wait in them until [`crate::Server::start_on`].
 #[derive(Debug)]
-pub struct Sockets(pub(crate) Vec<Bound>);
+pub struct Sockets {
+    pub(crate) plain: Vec<Bound>,
+    pub(crate) tls: Vec<(SocketAddr, Socket)>,
+    pub(crate) https: Vec<(SocketAddr, Socket)>,
+}
 
 impl Sockets {
     /// Checks the configuration and binds every address.
@@ -26,7 +30,40 @@ impl Sockets {
     pub fn bind(config: &Config) -> Result<Sockets, StartError> {
         check(config)?;
         let bound = config.listen.iter().map(|addr| Bound::new(*addr, config));
-        Ok(Sockets(bound.collect::<Result<_, _>>()?))
+        let plain = bound.collect::<Result<_, _>>()?;
+        let encrypted = config.encrypted.as_ref();
+        Ok(Sockets {
+            plain,
+            tls: encrypted.map_or(Ok(Vec::new()), |e| bind_all(&e.tls_listen, Protocol::Tls))?,
+            https: encrypted.map_or(Ok(Vec::new()), |e| {
+                bind_all(&e.https_listen, Protocol::Https)
+            })?,
+        })
+    }
+}
+
+fn bind_all(
+    addrs: &[SocketAddr],
+    protocol: Protocol,
+) -> Result<Vec<(SocketAddr, Socket)>, StartError> {
+    let bound = addrs.iter().map(|addr| {
+        let socket = bind_tcp(*addr, addrs).map_err(failed(*addr, protocol))?;
+        Ok((*addr, socket))
+    });
+    bound.collect()
+}
+
+impl Sockets {
+    /// What [`Sockets::bind`] would say about each address; nothing stays bound.
+    pub fn probe(config: &Config) -> Vec<StartError> {
+        let plain = config.listen.iter();
+        let plain = plain.filter_map(|addr| Bound::new(*addr, config).err());
+        let encrypted = config.encrypted.iter().flat_map(|e| {
+            let tls = bind_all(&e.tls_listen, Protocol::Tls).err();
+            tls.into_iter()
+                .chain(bind_all(&e.https_listen, Protocol::Https).err())
+        });
+        plain.chain(encrypted).collect()
     }
 }
 

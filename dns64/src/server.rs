@@ -7,15 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hickory_proto::rr::{LowerName, Name, RecordType};
+use socket2::Socket;
 use tokio::net::TcpListener;
 
 use crate::answer::Question;
 use crate::asker::Asker;
 use crate::cache::{Cache, CacheState};
-use crate::check::{StartError, check};
+use crate::check::{StartError, checked};
 use crate::clients::Clients;
 use crate::clock::Clock;
-use crate::config::{AllowFrom, Config, Protocol};
+use crate::config::{Config, Protocol};
 use crate::front::Front;
 use crate::handler::{Handler, Streams};
 use crate::listen::{Bound, Sockets, failed};
@@ -24,6 +25,7 @@ use crate::neighbours::Neighbours;
 use crate::resolver::{Kept, Resolver};
 use crate::responder::{ClientQuestion, Responder};
 use crate::synthesis::Policy;
+use crate::tls::Certificate;
 use crate::trace::Trace;
 use crate::upstream::{Pool, UpstreamState};
 
@@ -39,7 +41,14 @@ pub struct Server {
     neighbours: Arc<Neighbours>,
     watch: tokio::task::JoinHandle<()>,
     listeners: Mutex<HashMap<SocketAddr, Listener>>,
+    encrypted: Mutex<Option<Encrypting>>,
     config: Mutex<Config>,
+}
+
+/// What serves TLS and HTTPS.
+struct Encrypting {
+    streams: hickory_server::Server<Streams>,
+    certificate: Arc<Certificate>,
 }
 
 /// What serves one address.
@@ -100,7 +109,7 @@ impl Server {
         ready: Arc<AtomicBool>,
         clock: Clock,
     ) -> Result<Server, StartError> {
-        let policies = check(&config)?;
+        let policies = checked(&config)?;
         let cache = Cache::new(&config.limits, clock.clone());
         let kept = Arc::new(Kept::new(cache, &config.limits, ready));
         let neighbours = Arc::new(Neighbours::private());
@@ -111,22 +120,24 @@ impl Server {
             watch: tokio::spawn(watch_neighbours(neighbours.clone())),
             neighbours,
             listeners: Mutex::default(),
+            encrypted: Mutex::default(),
             config: Mutex::new(config.clone()),
         };
-        for bound in sockets.0 {
+        for bound in sockets.plain {
             server.listen(bound, &config)?;
         }
+        server.listen_encrypted(sockets.tls, sockets.https, &config)?;
         Ok(server)
     }
 
     /// Takes over another configuration. Addresses that stay keep their sockets; the cache is
-    /// kept unless the upstreams changed. Threads and bounds on memory (`limits`) stay as they
-    /// were at start.
+    /// kept unless the upstreams changed. The certificate is read again. Threads, bounds on memory
+    /// (`limits`) and the addresses of TLS and HTTPS stay as they were at start.
     ///
     /// # Errors
     /// As [`Server::start`]; the old configuration stays then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
-        let policies = check(&config)?;
+        let policies = checked(&config)?;
         let before = self.handler.responder.load_full();
         let responder = responder(
             &config,
@@ -136,6 +147,9 @@ impl Server {
             &self.handler.clock,
             Some(before.resolver.asker().pool()),
         )?;
+        if let (Some(now), Some(encrypted)) = (&*self.encrypted(), &config.encrypted) {
+            now.certificate.reload(encrypted)?;
+        }
         let served: Vec<SocketAddr> = self.listeners().keys().copied().collect();
         for addr in config.listen.iter().filter(|addr| !served.contains(addr)) {
             self.listen(Bound::new(*addr, &config)?, &config)?;
@@ -161,6 +175,12 @@ impl Server {
 
     /// Stops to answer and lets the sockets go.
     pub async fn stop(&self) {
+        let encrypted = self.encrypted().take();
+        if let Some(mut encrypted) = encrypted
+            && let Err(error) = encrypted.streams.shutdown_gracefully().await
+        {
+            tracing::debug!(%error, "a DNS listener ended");
+        }
         let listeners: Vec<Listener> = self.listeners().drain().map(|(_, l)| l).collect();
         for Listener { mut streams, front } in listeners {
             if let Err(error) = streams.shutdown_gracefully().await {
@@ -235,6 +255,42 @@ impl Server {
         self.listeners.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    fn encrypted(&self) -> MutexGuard<'_, Option<Encrypting>> {
+        self.encrypted.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn listen_encrypted(
+        &self,
+        tls: Vec<(SocketAddr, Socket)>,
+        https: Vec<(SocketAddr, Socket)>,
+        config: &Config,
+    ) -> Result<(), StartError> {
+        let Some(encrypted) = &config.encrypted else {
+            return Ok(());
+        };
+        let certificate = Arc::new(Certificate::new(encrypted)?);
+        let mut streams = hickory_server::Server::new(Streams(self.handler.clone()));
+        let idle = config.timeouts.tcp_idle;
+        for (addr, socket) in tls {
+            TcpListener::from_std(socket.into())
+                .and_then(|tcp| streams.register_tls_listener(tcp, idle, certificate.clone()))
+                .map_err(failed(addr, Protocol::Tls))?;
+        }
+        for (addr, socket) in https {
+            let path = encrypted.https_path.clone();
+            TcpListener::from_std(socket.into())
+                .and_then(|tcp| {
+                    streams.register_https_listener(tcp, idle, certificate.clone(), None, path)
+                })
+                .map_err(failed(addr, Protocol::Https))?;
+        }
+        *self.encrypted() = Some(Encrypting {
+            streams,
+            certificate,
+        });
+        Ok(())
+    }
+
     fn listen(&self, bound: Bound, config: &Config) -> Result<(), StartError> {
         let Bound { addr, tcp, udp } = bound;
         let tcp = TcpListener::from_std(tcp.into()).map_err(failed(addr, Protocol::Tcp))?;
@@ -255,9 +311,7 @@ fn responder(
     clock: &Clock,
     before: Option<&Pool>,
 ) -> Result<Responder, StartError> {
-    if config.allow_from == AllowFrom::Neighbours {
-        refresh(neighbours);
-    }
+    refresh(neighbours);
     let pool = Pool::new(config, clock.clone(), before)?;
     let asker = Asker::new(config, pool, kept.clone(), clock.clone());
     let resolver = Arc::new(Resolver::new(config, asker, kept.clone()));
@@ -275,8 +329,8 @@ fn refresh(neighbours: &Neighbours) {
     if let Err(error) = neighbours.refresh() {
         tracing::warn!(
             %error,
-            "cannot read this machine's routes: while dns64.allow_from is not given, only private \
-             networks are answered"
+            "cannot read this machine's routes: of the clients that dns64.allow_from does not name, \
+             only private ones are answered"
         );
     }
 }

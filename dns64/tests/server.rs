@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::*;
-use gate64_dns64::{AllowFrom, Protocol, Server, StartError};
+use gate64_dns64::{Protocol, Server, StartError};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::RecordType;
 
@@ -269,7 +269,7 @@ async fn an_upstream_that_lies_is_not_believed() {
 #[tokio::test]
 async fn clients_outside_allow_from_are_refused() {
     let bench = Bench::with(|config| {
-        config.allow_from = AllowFrom::Networks(vec!["10.0.0.0/8".parse().unwrap()]);
+        config.allow_from = vec!["10.0.0.0/8".parse().unwrap()];
     })
     .await;
     let response = bench.ask("v4.test.", RecordType::A).await;

@@ -298,6 +298,35 @@ pub struct Dns64 {
     pub synthesized: u64,
     /// Answers in the cache.
     pub cache_entries: u64,
+    /// Questions answered from it.
+    pub cache_hits: u64,
+    /// Questions that were not in it.
+    pub cache_misses: u64,
+    /// Answers kept as they are sent, in front of it.
+    pub wire_cache_entries: u64,
+    /// The octets that these take.
+    pub wire_cache_octets: u64,
+    /// Queries answered from them.
+    pub wire_cache_hits: u64,
+    /// Clients that wait for an answer.
+    pub clients_waiting: u64,
+    /// Questions at the upstreams now.
+    pub upstream_in_flight: u64,
+    /// Queries by what they came to.
+    pub outcomes: Vec<DnsOutcome>,
+}
+
+/// Queries that came to the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsOutcome {
+    /// udp, tcp, tls or https.
+    pub transport: String,
+    /// The type asked for.
+    pub qtype: String,
+    /// What it came to, as in the metric.
+    pub outcome: String,
+    /// How many.
+    pub queries: u64,
 }
 
 /// An upstream resolver.

@@ -37,7 +37,9 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/interfaces", get(interfaces))
         .route("/v1/neighbors", get(neighbors))
         .route("/v1/config", get(config))
+        .route("/v1/dns", get(dns))
         .route("/v1/explain/{address}", get(explain_address))
+        .route("/v1/explain-name/{name}", get(explain_name))
         .route("/v1/clear/sessions", post(clear_sessions))
         .fallback(unknown)
         .with_state(state)
@@ -215,6 +217,37 @@ async fn explain_address(Shared(state): App, UrlPath(address): UrlPath<String>) 
     };
     let all = Ok(UrlQuery(Query::default()));
     blocking(state, all, move |state, _| Ok(explain::explain(state, ip))).await
+}
+
+/// `?client=ADDR` asks for a client elsewhere.
+async fn explain_name(
+    Shared(state): App,
+    UrlPath(name): UrlPath<String>,
+    UrlQuery(asked): UrlQuery<ClientAsked>,
+) -> Response {
+    let Some(server) = &state.dns64 else {
+        return refuse(StatusCode::NOT_FOUND, NO_DNS64.to_owned());
+    };
+    let lines = server.explain(&name, asked.client).await;
+    Json(model::Explanation {
+        address: name,
+        lines,
+    })
+    .into_response()
+}
+
+const NO_DNS64: &str = "there is no [dns64] in the configuration: this gate64 answers no names";
+
+#[derive(Debug, serde::Deserialize)]
+struct ClientAsked {
+    client: Option<IpAddr>,
+}
+
+async fn dns(Shared(state): App) -> Response {
+    match &state.dns64 {
+        Some(server) => Json(summary::dns64(server)).into_response(),
+        None => refuse(StatusCode::NOT_FOUND, NO_DNS64.to_owned()),
+    }
 }
 
 async fn status(Shared(state): App) -> Json<model::Status> {

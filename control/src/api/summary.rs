@@ -1,5 +1,7 @@
 //! Status, workers and drops: sums of published counters.
 
+use std::sync::atomic::Ordering;
+
 use gate64_dataplane::counters::{self, drop_id};
 use gate64_dataplane::verdict::{DropReason, Side};
 
@@ -37,7 +39,7 @@ pub fn status(state: &State) -> model::Status {
     }
 }
 
-fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
+pub fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
     let upstreams = server.upstreams().into_iter();
     let mut listen: Vec<String> = server
         .listen_addrs()
@@ -45,6 +47,16 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
         .map(ToString::to_string)
         .collect();
     listen.sort();
+    let metrics = server.metrics();
+    let wire_cache = metrics.wire_cache();
+    let counted = metrics.queries();
+    let outcomes = counted.map(|(protocol, qtype, outcome, queries)| model::DnsOutcome {
+        transport: protocol.name().to_owned(),
+        qtype: qtype.name().to_owned(),
+        outcome: outcome.name().to_owned(),
+        queries,
+    });
+    let outcomes: Vec<model::DnsOutcome> = outcomes.collect();
     model::Dns64 {
         listen,
         upstreams: upstreams
@@ -53,14 +65,17 @@ fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
                 is_up: state.is_up,
             })
             .collect(),
-        queries: server
-            .metrics()
-            .latency()
-            .iter()
-            .map(|(_, count)| count)
-            .sum(),
-        synthesized: server.metrics().synthesized(),
+        queries: outcomes.iter().map(|outcome| outcome.queries).sum(),
+        synthesized: metrics.synthesized(),
         cache_entries: server.cache_state().entries,
+        cache_hits: metrics.cache_hits.load(Ordering::Relaxed),
+        cache_misses: metrics.cache_misses.load(Ordering::Relaxed),
+        wire_cache_entries: wire_cache.entries,
+        wire_cache_octets: wire_cache.octets,
+        wire_cache_hits: wire_cache.hits,
+        clients_waiting: metrics.client_in_flight.load(Ordering::Relaxed),
+        upstream_in_flight: metrics.upstream_in_flight.load(Ordering::Relaxed),
+        outcomes,
     }
 }
 

@@ -6,6 +6,7 @@ mod table;
 mod top;
 mod units;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use crate::api::model;
@@ -55,12 +56,12 @@ pub fn clear(args: &ClearArgs) -> ExitCode {
     }))
 }
 
-/// `gate64 explain ADDR…`.
+/// `gate64 explain ADDR…` and `gate64 explain NAME…`.
 pub fn explain(args: &ExplainArgs) -> ExitCode {
     finish(Connection::open(&args.api.socket).and_then(|mut api| {
         let mut explanations = Vec::new();
-        for address in &args.addresses {
-            let path = format!("/v1/explain/{address}");
+        for subject in &args.subjects {
+            let path = explain_path(subject, args.client)?;
             let explanation: model::Explanation = api.get(&path, &Default::default())?;
             explanations.push(explanation);
         }
@@ -75,4 +76,19 @@ pub fn explain(args: &ExplainArgs) -> ExitCode {
         }
         Ok(())
     }))
+}
+
+/// An address is asked about as such, anything else as a name.
+fn explain_path(subject: &str, client: Option<IpAddr>) -> Result<String, Failure> {
+    if let Ok(address) = subject.parse::<IpAddr>() {
+        return Ok(format!("/v1/explain/{address}"));
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if subject.is_empty() || !subject.chars().all(is_plain) {
+        return Err(Failure::Failed(format!(
+            "{subject:?} is neither an IP address nor a domain name"
+        )));
+    }
+    let client = client.map_or(String::new(), |client| format!("?client={client}"));
+    Ok(format!("/v1/explain-name/{subject}{client}"))
 }

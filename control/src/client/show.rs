@@ -77,6 +77,7 @@ pub fn show(api: &mut Connection, args: &ShowArgs) -> Result<(), Failure> {
         ShowWhat::Interfaces => whole(api, "/v1/interfaces", json, &INTERFACES, interface_row),
         ShowWhat::Neighbors => whole(api, "/v1/neighbors", json, &NEIGHBORS, neighbor_row),
         ShowWhat::Config => config(api, json),
+        ShowWhat::Dns => dns(api, json),
     }
 }
 
@@ -333,6 +334,13 @@ fn interface_row(i: &model::Interface) -> Vec<String> {
 
 const NEIGHBORS: [Column; 3] = [("NEIGHBOUR", false), ("INTERFACE", false), ("MAC", false)];
 
+const DNS_OUTCOMES: [Column; 4] = [
+    ("TRANSPORT", false),
+    ("TYPE", false),
+    ("OUTCOME", false),
+    ("QUERIES", true),
+];
+
 fn neighbor_row(n: &model::Neighbor) -> Vec<String> {
     let mac = if n.mac.is_empty() {
         "unresolved"
@@ -419,6 +427,48 @@ fn direction_line(name: &str, s: &model::Status, of: impl Fn(&model::Directions)
         scaled(of(&s.bytes_forwarded), "B"),
         grouped(of(&s.packets_dropped))
     )
+}
+
+fn dns(api: &mut Connection, json: bool) -> Result<(), Failure> {
+    let dns64: model::Dns64 = api.get("/v1/dns", &Query::default())?;
+    if json {
+        return print_json(&dns64);
+    }
+    let ratio = |part: u64, rest: u64| percent(part, part + rest);
+    let mut lines = dns64_lines(&dns64);
+    lines.push(format!(
+        "answers      {} kept ({} of {} questions were among them)",
+        grouped(dns64.cache_entries as u64),
+        ratio(dns64.cache_hits, dns64.cache_misses),
+        grouped(dns64.cache_hits + dns64.cache_misses),
+    ));
+    lines.push(format!(
+        "ready-made   {} in {} ({} of the queries got them)",
+        grouped(dns64.wire_cache_entries),
+        scaled(dns64.wire_cache_octets, "B"),
+        ratio(
+            dns64.wire_cache_hits,
+            dns64.queries.saturating_sub(dns64.wire_cache_hits)
+        ),
+    ));
+    lines.push(format!(
+        "under way    {} clients wait, {} questions are at the upstreams",
+        grouped(dns64.clients_waiting),
+        grouped(dns64.upstream_in_flight),
+    ));
+    print(&lines.join("\n"))?;
+    if dns64.outcomes.is_empty() {
+        return Ok(());
+    }
+    let rows = dns64.outcomes.iter().map(|row| {
+        vec![
+            row.transport.clone(),
+            row.qtype.clone(),
+            row.outcome.clone(),
+            grouped(row.queries),
+        ]
+    });
+    print(&render(&DNS_OUTCOMES, rows.collect()))
 }
 
 fn dns64_lines(dns64: &model::Dns64) -> Vec<String> {

@@ -10,6 +10,7 @@ mod pool;
 pub mod problem;
 mod reader;
 mod services;
+mod serving;
 mod share;
 mod upstreams;
 mod values;

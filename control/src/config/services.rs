@@ -3,11 +3,12 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use gate64_dns64::{AllowFrom, Config as Dns64Config, Network, Synthesize};
+use gate64_dns64::{Config as Dns64Config, Network, Strangers, Synthesize};
 
 use super::nat64::refuse_empty;
 use super::problem::{Problem, Report, Severity};
 use super::reader::{Located, Table};
+use super::serving;
 use super::upstreams;
 use super::values::{self, Prefix};
 
@@ -22,10 +23,10 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
     ];
     let d = Dns64Config::default();
     let listen = read_listen(report, &mut table, d.listen);
-    let config = Dns64Config {
+    let mut config = Dns64Config {
         synthesize: table.word(report, "synthesize", d.synthesize, &modes).value,
         synthesize_for: read_networks(report, &mut table, "synthesize_for", None, d.synthesize_for),
-        allow_from: read_allow_from(report, &mut table, &listen),
+        allow_from: read_networks(report, &mut table, "allow_from", None, d.allow_from),
         exclude_aaaa: read_networks(
             report,
             &mut table,
@@ -43,6 +44,8 @@ pub fn read_dns64(report: &mut Report, mut table: Table<'_, '_>) -> Option<Dns64
         listen,
         ..upstreams::read(report, &mut table)
     };
+    serving::read(report, &mut table, &mut config);
+    warn_of_everyone(report, &table, &config);
     table.finish(report);
     Some(config)
 }
@@ -77,7 +80,7 @@ fn read_listen(
 }
 
 /// `is_v6`: whether only that family is accepted.
-fn read_networks(
+pub(super) fn read_networks(
     report: &mut Report,
     table: &mut Table<'_, '_>,
     name: &'static str,
@@ -105,39 +108,27 @@ fn read_networks(
     }
 }
 
-fn read_allow_from(
-    report: &mut Report,
-    table: &mut Table<'_, '_>,
-    listen: &[SocketAddr],
-) -> AllowFrom {
-    let is_given = table.holds("allow_from");
-    let everyone = Network::everywhere();
-    let allow_from = read_networks(report, table, "allow_from", None, everyone);
-    let is_reachable = listen.iter().any(|at| is_public(at.ip()));
-    let is_open = is_reachable && allow_from.iter().any(|network| network.length == 0);
-    if is_open {
-        let (message, help) = match is_given {
-            true => (
-                "anyone may ask: this is an open resolver (RFC 5358)",
-                "name the prefixes of your clients, such as allow_from = [\"2001:db8::/32\"], unless a firewall keeps others out",
-            ),
-            false => (
-                "is not given: so that this is no open resolver (RFC 5358), clients are answered that this machine has a route to other than its default route, or that are private; others get REFUSED",
-                "write allow_from = [\"2001:db8::/32\"] with the prefixes of your clients",
-            ),
-        };
-        report.push(Problem {
-            severity: Severity::Warning,
-            key: table.key("allow_from"),
-            message: message.to_owned(),
-            span: table.span_of("allow_from").or(table.span()),
-            help: Some(help.to_owned()),
-        });
+fn warn_of_everyone(report: &mut Report, table: &Table<'_, '_>, config: &Dns64Config) {
+    let is_reachable = config.listen.iter().any(|at| is_public(at.ip()));
+    let is_everyone = config.allow_from.iter().any(|network| network.length == 0);
+    if !is_reachable || !is_everyone {
+        return;
     }
-    match is_given {
-        true => AllowFrom::Networks(allow_from),
-        false => AllowFrom::Neighbours,
-    }
+    let message = match config.strangers {
+        Strangers::Answer => "anyone may ask: this is an open resolver (RFC 5358)",
+        Strangers::Refuse => {
+            "is everyone: so that this is no open resolver (RFC 5358), who can be reached by the default route alone gets REFUSED (strangers = \"refuse\")"
+        }
+    };
+    report.push(Problem {
+        severity: Severity::Warning,
+        key: table.key("allow_from"),
+        message: message.to_owned(),
+        span: table.span_of("allow_from").or(table.span()),
+        help: Some(
+            "write allow_from = [\"2001:db8::/32\"] with the prefixes of your clients".to_owned(),
+        ),
+    });
 }
 
 /// Whether others than this host and its own network may reach the address.

@@ -78,6 +78,7 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
     );
     in_flight.count(&[], metrics.client_in_flight.load(Ordering::Relaxed));
     families.push(in_flight.done());
+    families.extend(wire_cache(server));
     let mut latency = Family::histogram(
         "gate64_dns_query_duration_seconds",
         "Time from question to answer.",
@@ -87,13 +88,40 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
     families
 }
 
+fn wire_cache(server: &Server) -> Vec<MetricFamily> {
+    let wire_cache = server.metrics().wire_cache();
+    let mut hits = Family::counter(
+        "gate64_dns_wire_cache_hits_total",
+        "Queries over UDP answered with a ready-made message.",
+    );
+    hits.count(&[], wire_cache.hits);
+    let gauges = [
+        (
+            "gate64_dns_wire_cache_entries",
+            "Ready-made messages kept, over all threads.",
+            wire_cache.entries,
+        ),
+        (
+            "gate64_dns_wire_cache_bytes",
+            "Memory of the ready-made messages.",
+            wire_cache.octets,
+        ),
+    ];
+    let gauges = gauges.map(|(name, help, value)| {
+        let mut family = Family::gauge(name, help);
+        family.count(&[], value);
+        family.done()
+    });
+    std::iter::once(hits.done()).chain(gauges).collect()
+}
+
 fn queries(server: &Server) -> MetricFamily {
     let mut counted = HashMap::new();
     for (protocol, qtype, outcome, count) in server.metrics().queries() {
         counted.insert((protocol.name(), qtype.name(), outcome.name()), count);
     }
     let mut family = Family::counter("gate64_dns_queries_total", "Queries of clients.");
-    for protocol in [Protocol::Udp, Protocol::Tcp] {
+    for protocol in Protocol::ALL {
         for qtype in QueryType::ALL {
             for outcome in Outcome::ALL {
                 let key = (protocol.name(), qtype.name(), outcome.name());

@@ -8,7 +8,7 @@ use gate64_dataplane::config::{
     AutoOnOff, InterfaceConfig, L4Checksum, Nat64Config, Pool4Prefix, SubscriberLimits,
     XdpModeChoice,
 };
-use gate64_dns64::{AllowFrom, Network as Dns64Network, Synthesize};
+use gate64_dns64::{Network as Dns64Network, Synthesize};
 use gate64_wire::rfc6052::Pref64;
 
 use super::host::{self, Change};
@@ -330,7 +330,7 @@ fn dns64_config(
             length,
         })
         .collect();
-    dns64.allow_from = AllowFrom::Networks(clients);
+    dns64.allow_from = clients;
     Ok(dns64)
 }
 

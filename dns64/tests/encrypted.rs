@@ -1,0 +1,139 @@
+//! DNS over TLS and HTTPS with an operator's certificate, asked by kdig.
+
+#![allow(missing_docs, reason = "a test")]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::*;
+use gate64_dns64::{Config, Encrypted, check};
+use hickory_proto::rr::RecordType;
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Directory {
+    fn new(name: &str) -> Directory {
+        let name = format!("gate64-dns64-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Directory(path)
+    }
+
+    /// A certificate of its own for dns.test, and its key.
+    fn certificate(&self, name: &str) -> (PathBuf, PathBuf) {
+        let certificate = self.0.join(format!("{name}.pem"));
+        let key = self.0.join(format!("{name}.key"));
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+            .args([
+                "-subj",
+                "/CN=dns.test",
+                "-addext",
+                "subjectAltName=DNS:dns.test",
+            ])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .expect("openssl runs");
+        assert!(made.status.success(), "{made:?}");
+        (certificate, key)
+    }
+}
+
+fn encrypted(certificate: &Path, key: &Path) -> Encrypted {
+    Encrypted {
+        tls_listen: vec![own_addr()],
+        https_listen: vec![own_addr()],
+        https_path: "/dns-query".into(),
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        name: "dns.test".into(),
+    }
+}
+
+/// kdig's answer section, or its complaint.
+async fn kdig(args: Vec<String>) -> String {
+    let run = move || Command::new("kdig").args(args).output().expect("kdig runs");
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kdig_is_answered_over_tls_and_https_by_a_certificate_that_it_checks() {
+    let directory = Directory::new("kdig");
+    let (certificate, key) = directory.certificate("own");
+    let settings = encrypted(&certificate, &key);
+    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
+    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    bench
+        .upstream
+        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
+        .on(
+            "v4.test.",
+            RecordType::A,
+            answer(vec![a("v4.test.", 300, "192.0.2.1")]),
+        );
+    for (addr, how) in [(tls, "+tls"), (https, "+https")] {
+        let ca = format!("+tls-ca={}", certificate.display());
+        let args = [
+            &format!("@{}", addr.ip()),
+            "-p",
+            &addr.port().to_string(),
+            how,
+            &ca,
+            "+tls-host=dns.test",
+            "+short",
+            "AAAA",
+            "v4.test",
+        ];
+        let answer = kdig(args.map(ToOwned::to_owned).to_vec()).await;
+        assert_eq!(answer.trim(), "64:ff9b::c000:201", "{how}");
+    }
+    let protocols: Vec<&str> = bench
+        .server
+        .metrics()
+        .queries()
+        .map(|q| q.0.name())
+        .collect();
+    assert_eq!(protocols, ["tls", "https"]);
+}
+
+#[tokio::test]
+async fn certificates_that_do_not_fit_are_named_before_a_socket_is_made() {
+    let directory = Directory::new("misfit");
+    let (certificate, key) = directory.certificate("own");
+    let (_, other_key) = directory.certificate("other");
+    let upstream = ScriptedUpstream::start().await;
+    let complaint = |change: &dyn Fn(&mut Encrypted)| {
+        let mut settings = encrypted(&certificate, &key);
+        change(&mut settings);
+        let config = Config {
+            encrypted: Some(settings),
+            ..config(&upstream)
+        };
+        check(&config).err().map(|error| error.to_string())
+    };
+    assert_eq!(complaint(&|_| {}), None);
+    let text = complaint(&|e| e.key.clone_from(&other_key)).unwrap();
+    assert!(
+        text.contains("does not belong to the certificate"),
+        "{text}"
+    );
+    let text = complaint(&|e| e.name = "dns.example.net".into()).unwrap();
+    assert!(text.contains("is not for \"dns.example.net\""), "{text}");
+    let text = complaint(&|e| e.certificate.clone_from(&key)).unwrap();
+    assert!(text.contains("it holds no certificate"), "{text}");
+    let text = complaint(&|e| e.key = "/nonexistent.key".into()).unwrap();
+    assert!(text.contains("/nonexistent.key"), "{text}");
+}
