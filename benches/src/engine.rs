@@ -348,7 +348,7 @@ fn add_sizes(report: &mut Report, rounds: usize) -> Result<(), BenchError> {
 
 fn add_stall(report: &mut Report) -> Result<(), BenchError> {
     let mut runs = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut filled = Filled::new(Size::of(10 * MILLION), Protocol::Udp)?;
         runs.push(lifecycle::tear_down(&mut filled.gateway)?);
     }

@@ -1,7 +1,18 @@
 //! Runs, medians, interleaving.
 
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
 use crate::contender::Contender;
 use crate::frames::{Frames, Load, RUN_FRAMES};
+
+/// CPU time of the calling thread: what other programs do meanwhile does not count.
+pub fn cpu_nanoseconds() -> u64 {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map(|time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
+        .unwrap_or(0)
+}
 
 /// A median with the tenth and ninetieth percentile around it.
 #[derive(Debug, Clone, Copy, PartialEq)]

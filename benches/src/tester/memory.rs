@@ -21,11 +21,11 @@ use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
 use gate64_dataplane::worker::{Handoff, Idle, Links, Worker};
 use gate64_wire::addr::Protocol;
 use gate64_wire::rfc6052::Pref64;
-use nix::time::{ClockId, clock_gettime};
 
 use super::TesterError;
 use super::ports::{Full, Ports, Role, Take};
 use crate::gateway::{BLOCK, BLOCKS_PER_ADDRESS, routes};
+use crate::measure::cpu_nanoseconds;
 
 /// Frames that the device has for both ports: what arrives beyond is lost, as in a NIC's full ring.
 const FRAMES: u32 = 8192;
@@ -86,13 +86,6 @@ impl MemoryPorts {
         let busy = self.worker.turn();
         (busy, cpu_nanoseconds().saturating_sub(begin))
     }
-}
-
-/// CPU time of the calling thread.
-fn cpu_nanoseconds() -> u64 {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .map(|time| u64::try_from(Duration::from(time).as_nanos()).unwrap_or(u64::MAX))
-        .unwrap_or(0)
 }
 
 fn config(sessions: u64, per_client: u16) -> Nat64Config {

@@ -28,8 +28,14 @@ use crate::verdict::{DropReason, Side, Verdict};
 /// Commands applied in a turn.
 const COMMANDS_PER_TURN: usize = 4;
 
-/// Entries looked at for expiry in a turn.
-const EXPIRY_PER_TURN: usize = 32;
+/// Entries looked at for expiry in a turn: as many as a turn can make new.
+const EXPIRY_PER_TURN: usize = 256;
+
+/// Entries looked at before the clock is asked again.
+const EXPIRY_STEP: usize = 15;
+
+/// No further step begins after this: expiry delays the next packets by little more.
+const EXPIRY_TIME: Duration = Duration::from_micros(8);
 
 /// Packets of the engine's own sent in a turn.
 const OWN_PACKETS_PER_TURN: usize = 64;
@@ -158,7 +164,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
             work += self.serve_port(port, now);
         }
         work += self.serve_peers(now);
-        work += self.nat64.expire(&self.routes, now, EXPIRY_PER_TURN);
+        work += expire(&mut self.nat64, &self.routes, &mut self.clock, now);
         work += self.send_own(now);
         self.give_up_waiting(now);
         self.io.flush();
@@ -433,6 +439,29 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         }
         waker.awake();
     }
+}
+
+/// The expiry of a turn that began at `now`: visits due sessions and blocks until there are none,
+/// or the turn's time or number for it is used up. Answers how many it visited.
+pub fn expire(
+    nat64: &mut Nat64,
+    routes: &RouteSnapshot,
+    clock: &mut impl Clock,
+    now: Instant,
+) -> usize {
+    let mut visited = nat64.expire(routes, now, EXPIRY_STEP);
+    if visited < EXPIRY_STEP {
+        return visited;
+    }
+    let began = clock.now();
+    while visited < EXPIRY_PER_TURN && clock.now().since(began) < EXPIRY_TIME {
+        let step = nat64.expire(routes, now, EXPIRY_STEP);
+        if step == 0 {
+            break;
+        }
+        visited += step;
+    }
+    visited
 }
 
 #[inline]
