@@ -438,7 +438,7 @@ fn dns(api: &mut Connection, json: bool) -> Result<(), Failure> {
     let mut lines = dns64_lines(&dns64);
     lines.push(format!(
         "answers      {} kept ({} of {} questions were among them)",
-        grouped(dns64.cache_entries as u64),
+        grouped(dns64.cache_entries),
         ratio(dns64.cache_hits, dns64.cache_misses),
         grouped(dns64.cache_hits + dns64.cache_misses),
     ));
