@@ -58,7 +58,7 @@ const CLIENTS_MAX_V4: u64 = 0xff00 - 1;
 const SERVERS: u64 = 1000;
 const SERVER_PORT: u16 = 4000;
 const CLIENT_PORT_FIRST: u16 = 1024;
-/// Ports from [`CLIENT_PORT_FIRST`] on.
+/// Ports from `CLIENT_PORT_FIRST` on.
 pub const SESSIONS_PER_CLIENT_MAX: u16 = 60_000;
 
 /// All flows of a measurement.

@@ -1,6 +1,6 @@
 //! The tester of RFC 9693 (stateful translators) and RFC 8219 (transition technologies).
 //!
-//! [`traffic`] runs trials over [`ports`], which are gate64 itself in memory or two interfaces;
+//! `traffic` runs trials over `ports`, which are gate64 itself in memory or two interfaces;
 //! [`rfc9693`] and [`rfc8219`] put trials together; [`summary`] is what they give.
 
 mod error;

@@ -51,13 +51,13 @@ pub struct ShareArgs {
     /// The socket of the API [default: /run/gate64/share-DOWNSTREAM.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
-    /// Where metrics are served [default: [::1]:9464, or a free port]
+    /// Where metrics are served [default: port 9464 of the loopback address, or a free port]
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
     /// Where the prefix and what has to be undone are kept [default: /var/lib/gate64/share]
     #[arg(long, value_name = "DIR")]
     state: Option<String>,
-    /// A configuration with [share], in place of all other flags
+    /// A configuration with a share table, in place of all other flags
     #[arg(long, value_name = "FILE", exclusive = true)]
     config: Option<PathBuf>,
 }
