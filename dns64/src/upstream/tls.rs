@@ -66,7 +66,7 @@ pub fn server_name(upstream: &Upstream) -> Result<ServerName<'static>, TlsError>
     Ok(ServerName::from(upstream.addr.ip()))
 }
 
-/// Reads the certificate authorities as [`Pool`](super::Pool) will; for `check`.
+/// Reads the certificate authorities as the pool of upstreams will; for `check`.
 ///
 /// # Errors
 /// What is wrong with the file, or with the machine's own.
