@@ -2,7 +2,7 @@
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 
-.PHONY: help deps build lab test test-rust test-conformance test-deploy test-lab bench bench-instructions bench-peers fuzz doc
+.PHONY: help deps build lab test test-rust test-conformance test-deploy test-lab bench bench-instructions bench-peers bench-dns fuzz doc
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,7 +15,7 @@ RUN_AS_ROOT := $(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER='sudo -E')
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'also: deps build bench bench-instructions bench-peers fuzz doc'
+	@echo 'also: deps build bench bench-instructions bench-peers bench-dns fuzz doc'
 
 deps:
 	@./deploy/deps.sh all
@@ -68,6 +68,11 @@ ROUNDS ?= 5
 bench-peers: build
 	@./deploy/deps.sh bench
 	$(AS_ROOT) ./deploy/test/bench_peers.py $(GATE64) $(ROUNDS)
+
+# gate64, unbound and BIND as DNS64 in front of one nsd: CPU time for each answer, over the loopback interface.
+bench-dns: build
+	@./deploy/deps.sh bench
+	./deploy/test/bench_dns.py $(GATE64) $(ROUNDS)
 
 # Each target for FUZZ_SECONDS, from the inputs that are kept. The sanitizers are unstable options of
 # the compiler: RUSTC_BOOTSTRAP lets the stable one take them, so that no nightly has to be there.

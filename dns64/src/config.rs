@@ -66,6 +66,33 @@ pub struct Config {
     pub limits: Limits,
 }
 
+impl Config {
+    /// The first key that differs and that a reload leaves as it was at start.
+    pub fn needs_restart(&self, new: &Config) -> Option<&'static str> {
+        let addrs = |config: &Config| {
+            config
+                .encrypted
+                .as_ref()
+                .map(|e| (e.tls_listen.clone(), e.https_listen.clone()))
+        };
+        let path = |config: &Config| config.encrypted.as_ref().map(|e| e.https_path.clone());
+        let keys = [
+            (addrs(self) == addrs(new), "dns64.tls.listen"),
+            (path(self) == path(new), "dns64.tls.https_path"),
+            (self.udp_threads == new.udp_threads, "dns64.udp_threads"),
+            (
+                self.limits.upstream_in_flight_max == new.limits.upstream_in_flight_max,
+                "dns64.upstream_in_flight_max",
+            ),
+            (
+                self.limits.cache_octets_max == new.limits.cache_octets_max,
+                "dns64.cache.size",
+            ),
+        ];
+        keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key)
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {

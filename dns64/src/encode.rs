@@ -1,4 +1,4 @@
-//! An answer as octets of a UDP message: whole if it fits, else what the RFCs let go first.
+//! An answer as octets of a message: whole if it fits, else what the RFCs let go first.
 
 use hickory_proto::rr::Record;
 use hickory_proto::serialize::binary::BinEncoder;
@@ -33,6 +33,14 @@ pub(crate) fn message(request: &Request, handled: &Handled, payload_max: u16) ->
     }
     // RFC 6891 section 7: a truncated answer has its OPT record; no record beside it is of use.
     let (octets, _) = encode(request, handled, [&[]; 3], true, size_max)?;
+    Some(octets)
+}
+
+/// The message for a client that takes one of any length.
+pub(crate) fn whole_message(request: &Request, handled: &Handled) -> Option<Vec<u8>> {
+    let answer = &handled.answer;
+    let whole = [&*answer.answers, &answer.authorities, &answer.additionals];
+    let (octets, _) = encode(request, handled, whole, false, u16::MAX)?;
     Some(octets)
 }
 

@@ -118,6 +118,14 @@ impl Handler {
         handled
     }
 
+    /// The same, unless too many clients wait.
+    pub(crate) async fn handle_admitted(&self, request: &Request) -> Handled {
+        match self.admit(request.src().ip()) {
+            Some(_admitted) => self.handle(request).await,
+            None => self.overloaded(request),
+        }
+    }
+
     fn overloaded(&self, request: &Request) -> Handled {
         let text = "too many clients are waiting";
         let answer = Answer::failure(ExtendedErrorCode::Other, text);
@@ -140,7 +148,7 @@ impl Handled {
     }
 }
 
-/// The handler behind TCP, TLS and HTTPS, where hickory reads and writes the messages.
+/// The handler behind TCP and TLS, where hickory reads and writes the messages.
 pub(crate) struct Streams(pub(crate) Arc<Handler>);
 
 #[async_trait::async_trait]
@@ -150,12 +158,7 @@ impl RequestHandler for Streams {
         request: &Request,
         mut handle: R,
     ) -> ResponseInfo {
-        let admitted = self.0.admit(request.src().ip());
-        let handled = match admitted {
-            Some(_) => self.0.handle(request).await,
-            None => self.0.overloaded(request),
-        };
-        drop(admitted);
+        let handled = self.0.handle_admitted(request).await;
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &handled.edns {
             builder.edns(edns);

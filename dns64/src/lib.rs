@@ -19,6 +19,7 @@ mod encode;
 #[allow(unsafe_code)] // recvmmsg and sendmmsg, which no kept crate wraps as needed
 mod front;
 mod handler;
+mod https;
 mod listen;
 pub mod local_names;
 pub mod metrics;

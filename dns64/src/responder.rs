@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::local_names;
 use crate::metrics::Outcome;
 use crate::resolver::{Kept, Resolver, described};
-use crate::synthesis::{Next, Policy};
+use crate::synthesis::{KEPT_BACK, Next, Policy};
 use crate::trace::Trace;
 
 /// The answering side of one configuration.
@@ -123,7 +123,11 @@ impl Responder {
         };
         let answer = policy.assemble(aaaa.as_ref(), a);
         if !answer.has(RecordType::AAAA) {
-            trace.step(|| "no A record to synthesise from".into());
+            let kept_back = answer.extended_errors.iter().any(|e| e.text == KEPT_BACK);
+            trace.step(|| match kept_back {
+                true => "its A records are not mapped (dns64.exclude_a, nat64.wkp_strict)".into(),
+                false => "no A record to synthesise from".into(),
+            });
             let outcome = outcome_of(&answer, RecordType::AAAA);
             return (answer, outcome);
         }

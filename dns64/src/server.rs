@@ -9,6 +9,7 @@ use std::time::Duration;
 use hickory_proto::rr::{LowerName, Name, RecordType};
 use socket2::Socket;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::answer::Question;
 use crate::asker::Asker;
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Protocol};
 use crate::front::Front;
 use crate::handler::{Handler, Streams};
+use crate::https::Https;
 use crate::listen::{Bound, Sockets, failed};
 use crate::metrics::Metrics;
 use crate::neighbours::Neighbours;
@@ -48,6 +50,8 @@ pub struct Server {
 /// What serves TLS and HTTPS.
 struct Encrypting {
     streams: hickory_server::Server<Streams>,
+    /// The services of HTTPS, which end with this.
+    https: JoinSet<()>,
     certificate: Arc<Certificate>,
 }
 
@@ -176,10 +180,11 @@ impl Server {
     /// Stops to answer and lets the sockets go.
     pub async fn stop(&self) {
         let encrypted = self.encrypted().take();
-        if let Some(mut encrypted) = encrypted
-            && let Err(error) = encrypted.streams.shutdown_gracefully().await
-        {
-            tracing::debug!(%error, "a DNS listener ended");
+        if let Some(mut encrypted) = encrypted {
+            encrypted.https.shutdown().await;
+            if let Err(error) = encrypted.streams.shutdown_gracefully().await {
+                tracing::debug!(%error, "a DNS listener ended");
+            }
         }
         let listeners: Vec<Listener> = self.listeners().drain().map(|(_, l)| l).collect();
         for Listener { mut streams, front } in listeners {
@@ -270,6 +275,7 @@ impl Server {
         };
         let certificate = Arc::new(Certificate::new(encrypted)?);
         let mut streams = hickory_server::Server::new(Streams(self.handler.clone()));
+        let mut services = JoinSet::new();
         let idle = config.timeouts.tcp_idle;
         for (addr, socket) in tls {
             TcpListener::from_std(socket.into())
@@ -278,14 +284,16 @@ impl Server {
         }
         for (addr, socket) in https {
             let path = encrypted.https_path.clone();
-            TcpListener::from_std(socket.into())
-                .and_then(|tcp| {
-                    streams.register_https_listener(tcp, idle, certificate.clone(), None, path)
-                })
+            let service = Https::new(certificate.clone(), path, idle, self.handler.clone());
+            let listener = TcpListener::from_std(socket.into());
+            let (service, listener) = service
+                .and_then(|service| Ok((service, listener?)))
                 .map_err(failed(addr, Protocol::Https))?;
+            services.spawn(service.serve(listener));
         }
         *self.encrypted() = Some(Encrypting {
             streams,
+            https: services,
             certificate,
         });
         Ok(())

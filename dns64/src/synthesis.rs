@@ -10,7 +10,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
 
-use crate::answer::{Answer, is_signature_over};
+use crate::answer::{Answer, ExtendedError, ExtendedErrorCode, is_signature_over};
 use crate::config::{Network, OnFailure, Synthesize};
 
 /// TTL limit of synthetic records when the absence of AAAA came without a SOA record
@@ -19,6 +19,9 @@ pub const TTL_WITHOUT_SOA_SECONDS: u32 = 600;
 
 /// TTL of the CNAME record from a reverse name under Pref64 (section 5.3.1 leaves it open).
 pub const REVERSE_TTL_SECONDS: u32 = 600;
+
+/// Said with an answer whose A records must not be mapped (section 5.2).
+pub const KEPT_BACK: &str = "IPv4 addresses of this name are not translated";
 
 /// The part of the configuration that decides about synthesis.
 #[derive(Debug, Clone)]
@@ -109,7 +112,8 @@ impl Policy {
         };
         let answers = self.answer_section(&a.answers, limit);
         let synthesized = answers.iter().any(|r| r.record_type() == RecordType::AAAA);
-        match aaaa {
+        let is_kept_back = !synthesized && a.has(RecordType::A);
+        let mut answer = match aaaa {
             // Section 5.4: nothing to map, so the client gets what its own question got.
             Some(aaaa) if !synthesized => aaaa.clone(),
             _ => Answer {
@@ -119,7 +123,12 @@ impl Policy {
                 // Section 5.3.2: authority and additional sections are passed unchanged.
                 ..a
             },
+        };
+        if is_kept_back {
+            let error = ExtendedError::new(ExtendedErrorCode::Other, KEPT_BACK);
+            answer.extended_errors.push(error);
         }
+        answer
     }
 
     /// Section 5.1.7, with the chain of CNAME and DNAME records of section 5.1.5 kept.

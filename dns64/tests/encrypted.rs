@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -84,13 +85,15 @@ async fn kdig_is_answered_over_tls_and_https_by_a_certificate_that_it_checks() {
             RecordType::A,
             answer(vec![a("v4.test.", 300, "192.0.2.1")]),
         );
-    for (addr, how) in [(tls, "+tls"), (https, "+https")] {
+    for (addr, how) in [(tls, "+tls"), (https, "+https"), (https, "+https-get")] {
+        let protocol = how.replace("-get", "");
         let ca = format!("+tls-ca={}", certificate.display());
         let args = [
             &format!("@{}", addr.ip()),
             "-p",
             &addr.port().to_string(),
             how,
+            &protocol,
             &ca,
             "+tls-host=dns.test",
             "+short",
@@ -107,6 +110,63 @@ async fn kdig_is_answered_over_tls_and_https_by_a_certificate_that_it_checks() {
         .map(|q| q.0.name())
         .collect();
     assert_eq!(protocols, ["tls", "https"]);
+}
+
+/// curl's output for a request to the path of this service.
+async fn curl(certificate: &Path, addr: SocketAddr, path: &str, args: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command
+        .args(["--silent", "--include", "--http2", "--max-time", "10"])
+        .args(["--output", "-", "--cacert"])
+        .arg(certificate)
+        .arg("--connect-to")
+        .arg(format!("dns.test:{0}:{addr}", addr.port()))
+        .args(args)
+        .arg(format!("https://dns.test:{}{path}", addr.port()));
+    let run = move || command.output().expect("curl runs");
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// RFC 8484 section 4.1.1's example: www.example.com, A.
+const EXAMPLE: &str = "/dns-query?dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQAB";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_speaks_http() {
+    let directory = Directory::new("curl");
+    let (certificate, key) = directory.certificate("own");
+    let settings = encrypted(&certificate, &key);
+    let https = settings.https_listen[0];
+    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let records = vec![a("www.example.com.", 300, "192.0.2.1")];
+    bench
+        .upstream
+        .on("www.example.com.", RecordType::A, answer(records));
+    let said = curl(&certificate, https, EXAMPLE, &[]).await;
+    let head = said.to_lowercase();
+    assert!(head.starts_with("http/2 200"), "{said}");
+    assert!(head.contains("content-type: application/dns-message"));
+    // Section 5.1: no longer than the least TTL.
+    assert!(head.contains("cache-control: max-age=300"), "{said}");
+    let binary = ["--header", "content-type: application/dns-message"];
+    let post = |body| [&binary[..], &["--data-binary", body]].concat();
+    for (path, args, status) in [
+        ("/other", vec![], 404),
+        ("/dns-query", vec![], 400),
+        ("/dns-query?dns=AAAB", vec![], 400),
+        (EXAMPLE, vec!["--request", "PUT"], 405),
+        ("/dns-query", vec!["--data", "text"], 415),
+        ("/dns-query", post("short"), 400),
+    ] {
+        let said = curl(&certificate, https, path, &args).await;
+        let wanted = format!("HTTP/2 {status}");
+        assert!(said.starts_with(&wanted), "{path} {args:?}: {said}");
+    }
+    let large = directory.0.join("large");
+    std::fs::write(&large, vec![0; 70_000]).unwrap();
+    let body = format!("@{}", large.display());
+    let said = curl(&certificate, https, "/dns-query", &post(&body)).await;
+    assert!(said.contains("HTTP/2 413"), "{said}");
 }
 
 #[tokio::test]

@@ -163,6 +163,27 @@ async fn equal_questions_are_asked_once() {
 }
 
 #[tokio::test]
+async fn a_popular_name_is_asked_for_again_before_its_answer_ends() {
+    let bench = Bench::start().await;
+    for ttl in [12, 20, 60, 100] {
+        let owner = format!("ttl{ttl}.test.");
+        let records = vec![a(&owner, ttl, "192.0.2.1")];
+        bench.upstream.on(&owner, RecordType::A, answer(records));
+        // Ready-made answers hide most of these questions from the cache that renews its own.
+        for _ in 0..ttl {
+            assert_eq!(bench.ask(&owner, RecordType::A).await.answers.len(), 1);
+            bench.clock.advance(Duration::from_secs(1));
+        }
+        wait_for(|| bench.upstream.asked_about(&owner, RecordType::A) == 2).await;
+        let renewed = bench.ask(&owner, RecordType::A).await;
+        assert!(renewed.answers[0].ttl > ttl / 2, "{ttl}");
+        assert_eq!(bench.upstream.asked_about(&owner, RecordType::A), 2);
+    }
+    let prefetched = &bench.server.metrics().prefetched;
+    assert!(prefetched.load(Ordering::Relaxed) >= 4);
+}
+
+#[tokio::test]
 async fn a_dead_upstream_is_passed_over_and_comes_back() {
     let dead = ScriptedUpstream::start().await;
     let entry = dead.upstream(Protocol::Udp);

@@ -83,7 +83,11 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
             "log.journal.path",
         ),
     ];
-    keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key)
+    let key = keys.into_iter().find(|(same, _)| !same).map(|(_, key)| key);
+    key.or_else(|| match (&old.dns64, &new.dns64) {
+        (Some(old), Some(new)) => old.needs_restart(new),
+        _ => None,
+    })
 }
 
 /// The translator's new configuration, if it can be taken over without a restart.

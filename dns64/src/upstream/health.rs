@@ -21,6 +21,8 @@ const LAST_RESORTS_PER_SECOND: u32 = 32;
 
 /// Bounds of the time after which the next upstream is asked as well.
 const PATIENCE_MIN: Duration = Duration::from_millis(400);
+/// Past the end of a try, which asks the next upstream by itself: both would ask two.
+const PATIENCE_PAST: Duration = Duration::from_millis(50);
 /// The same for an upstream that was down and is tried again.
 const PATIENCE_PROBE: Duration = Duration::from_millis(100);
 
@@ -119,8 +121,8 @@ impl Health {
     pub(super) fn patience(&self, admission: Admission, attempt: Duration) -> Duration {
         match (admission, self.rtt) {
             (Admission::Probe, _) => PATIENCE_PROBE.min(attempt),
-            (_, Some(rtt)) => rtt.timeout().max(PATIENCE_MIN).min(attempt),
-            (_, None) => attempt,
+            (_, Some(rtt)) => rtt.timeout().max(PATIENCE_MIN).min(attempt + PATIENCE_PAST),
+            (_, None) => attempt + PATIENCE_PAST,
         }
     }
 
@@ -227,7 +229,7 @@ mod tests {
     fn rfc6298_patience_follows_the_round_trip_time_within_its_bounds() {
         let attempt = Duration::from_millis(1500);
         let mut health = Health::default();
-        assert_eq!(health.patience(Admission::Up, attempt), attempt);
+        assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 1550);
         health.answered(Duration::from_millis(200));
         // 200 + 4 * 100
         assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 600);
@@ -236,6 +238,6 @@ mod tests {
         }
         assert_eq!(health.patience(Admission::Up, attempt), PATIENCE_MIN);
         health.answered(Duration::from_secs(60));
-        assert_eq!(health.patience(Admission::Up, attempt), attempt);
+        assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 1550);
     }
 }

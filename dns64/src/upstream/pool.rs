@@ -142,6 +142,8 @@ impl Pool {
                 }
             }
             tokio::select! {
+                // A try that ended says more than the time that it was given.
+                biased;
                 Some(tried) = tries.next() => match tried {
                     // Another upstream may do better; a validation failure is an answer.
                     Some(answer) if answer.is_success() || answer.is_bogus() => {

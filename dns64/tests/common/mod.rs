@@ -591,6 +591,13 @@ pub fn extended_errors(message: &Message) -> Vec<u16> {
     codes.collect()
 }
 
+/// Addresses with their TTL, as [`addresses`] gives them.
+pub fn owned(list: &[(&str, u32)]) -> Vec<(String, u32)> {
+    list.iter()
+        .map(|(ip, ttl)| ((*ip).to_string(), *ttl))
+        .collect()
+}
+
 pub fn types(records: &[Record]) -> Vec<RecordType> {
     records.iter().map(Record::record_type).collect()
 }
