@@ -165,11 +165,13 @@ async fn question(
     match *request.method() {
         Method::GET => from_query(request.uri().query().unwrap_or_default()),
         Method::POST => {
+            // Read in any case: some clients lose an answer that overtakes their body.
+            let octets = from_body(request.body_mut()).await?;
             let is_dns = |value: &http::HeaderValue| value.as_bytes() == DNS_MESSAGE.as_bytes();
-            if !request.headers().get(CONTENT_TYPE).is_some_and(is_dns) {
-                return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            match request.headers().get(CONTENT_TYPE).is_some_and(is_dns) {
+                true => Ok(octets),
+                false => Err(StatusCode::UNSUPPORTED_MEDIA_TYPE),
             }
-            from_body(request.body_mut()).await
         }
         _ => Err(StatusCode::METHOD_NOT_ALLOWED),
     }
