@@ -1,7 +1,7 @@
 //! The thread beside the gateway: advertises the network while the translator serves, answers
 //! DHCP, follows the upstream's address, and shows a line of status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -14,13 +14,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep_until};
 
-use super::ra::message::{self, RaOption, RouterAdvertisement};
+use super::beside::Beside;
+use super::network::Kind;
+use super::ra::message;
 use super::ra::schedule::{Due, Schedule};
 use super::ra::socket::{RaSocket, Received};
 use super::ra::{Health, Link as RaLink, announcement};
 use super::random::Random;
 use super::status::{Line, Status};
-use super::{Common, dhcpv4, dhcpv6, proxy, resolvers};
+use super::{Common, dhcpv4, dhcpv6, proxy, resolvers, setup};
 use crate::config::ShareSettings;
 use crate::exit::Failure;
 use crate::netlink::kernel::{Address, Kernel, Link};
@@ -40,8 +42,6 @@ const QUIET: Duration = Duration::from_millis(10);
 /// A translator that does not serve by then is announced as broken, for hosts that know it from
 /// before.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Other routers that are remembered.
-const ROUTERS_MAX: usize = 16;
 
 /// The upstream while it has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +52,18 @@ pub struct Upstream {
     pub index: u32,
 }
 
-/// The thread.
+/// Why it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// A signal, or the gateway's end.
+    Stopped,
+    /// The upstream's IPv6 is another: the network has to be chosen anew.
+    ChooseAnew,
+}
+
+/// The thread. At its end it hands back what hears the signals.
 pub struct Attendant {
-    thread: JoinHandle<Result<(), Failure>>,
+    thread: JoinHandle<(Result<Ended, Failure>, Listening)>,
 }
 
 /// A runtime that has the signals already: taken before the host is changed, so that none ends the
@@ -86,11 +95,12 @@ impl Attendant {
         settings: &ShareSettings,
         common: Arc<Common>,
     ) -> Result<Attendant, Failure> {
-        let Listening { runtime, signals } = listening;
         let option_108 = settings.dhcpv4_option_108;
         let thread = std::thread::Builder::new()
             .name("share".to_owned())
             .spawn(move || {
+                let mut listening = listening;
+                let Listening { runtime, signals } = &mut listening;
                 let stop = common.stop.clone();
                 let done = runtime.block_on(async {
                     let mut attending = Attending::begin(common, option_108).await?;
@@ -99,20 +109,20 @@ impl Attendant {
                     done
                 });
                 stop.send_replace(true);
-                done
+                (done, listening)
             })
             .map_err(failed("start a thread"))?;
         Ok(Attendant { thread })
     }
 
     /// Waits for its end.
-    pub fn join(self) -> Result<(), Failure> {
-        let bug = |_| {
-            Err(Failure::Failed(
-                "the advertising thread panicked".to_owned(),
-            ))
-        };
-        self.thread.join().unwrap_or_else(bug)
+    ///
+    /// # Errors
+    /// What kept it from going on.
+    pub fn join(self) -> Result<(Ended, Listening), Failure> {
+        let bug = |_| Failure::Failed("the advertising thread panicked".to_owned());
+        let (done, listening) = self.thread.join().map_err(bug)?;
+        done.map(|ended| (ended, listening))
     }
 }
 
@@ -160,11 +170,15 @@ struct Attending {
     problem: String,
     began: Instant,
     clients: BTreeSet<[u8; 6]>,
-    routers: BTreeMap<Ipv6Addr, RouterAdvertisement>,
+    beside: Beside,
     line: Line,
     looks: u32,
     /// The host's, as they were last.
     resolvers: Option<Vec<gate64_dns64::Upstream>>,
+    /// The upstream's IPv6 as it was last, where that is not what the network was chosen for.
+    other_native: Option<Option<Ipv6Addr>>,
+    /// It has been so for a while.
+    has_other_native: bool,
     option_108: Option<Duration>,
     servers: JoinSet<()>,
 }
@@ -190,10 +204,12 @@ impl Attending {
             problem: "starts".to_owned(),
             began: Instant::now(),
             clients: BTreeSet::new(),
-            routers: BTreeMap::new(),
+            beside: Beside::default(),
             line: Line::new(),
             looks: 0,
             resolvers: None,
+            other_native: None,
+            has_other_native: false,
             option_108,
             servers: JoinSet::new(),
         };
@@ -236,7 +252,7 @@ impl Attending {
     }
 
     /// Goes on until a signal, or until the gateway ends.
-    async fn run(&mut self, mut signals: Signals) -> Result<(), Failure> {
+    async fn run(&mut self, signals: &mut Signals) -> Result<Ended, Failure> {
         let mut stop = self.common.stop.subscribe();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -246,13 +262,16 @@ impl Attending {
             let due_at = due_at.filter(|_| self.socket.is_some());
             let at = |time: Option<Instant>| sleep_until(time.unwrap_or_else(Instant::now).into());
             tokio::select! {
-                () = signals.any() => return Ok(()),
-                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                () = signals.any() => return Ok(Ended::Stopped),
+                _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
                 change = self.monitor.next() => self.note(change)?,
                 () = at(refresh_at), if refresh_at.is_some() => self.refresh().await?,
                 received = receive(self.socket.as_ref()) => self.take(received),
                 () = at(due_at), if due_at.is_some() => self.advertise().await,
                 _ = look.tick() => self.look().await,
+            }
+            if self.has_other_native {
+                return Ok(Ended::ChooseAnew);
             }
         }
     }
@@ -343,28 +362,16 @@ impl Attending {
                     schedule.solicited(from, Instant::now());
                 }
             }
-            Ok(Received::Advertisement(from, message)) => self.compare(from, message),
+            Ok(Received::Advertisement(from, message)) => {
+                self.beside
+                    .hear(from, message, &self.common, &mut self.servers);
+            }
             Err(error) => {
                 tracing::debug!("the advertising socket failed: {error}");
                 self.socket = None;
                 self.refresh_at = Some(Instant::now() + LOOK_EVERY);
             }
         }
-    }
-
-    /// RFC 4861 section 6.2.7: what other routers say differently is told to the operator, once.
-    fn compare(&mut self, from: Ipv6Addr, message: RouterAdvertisement) {
-        let is_known = self.routers.get(&from) == Some(&message);
-        let is_room = self.routers.len() < ROUTERS_MAX || self.routers.contains_key(&from);
-        if is_known || !is_room {
-            return;
-        }
-        tracing::info!(
-            "another router advertises on {}: {from}, {}",
-            self.common.network.downstream,
-            router_text(&message)
-        );
-        self.routers.insert(from, message);
     }
 
     fn announcement(&self, health: Health) -> Option<Vec<u8>> {
@@ -424,6 +431,7 @@ impl Attending {
         }
         if self.looks.is_multiple_of(LOOKS_PER_READING) {
             self.follow_resolvers();
+            self.follow_native();
         }
         self.looks = self.looks.wrapping_add(1);
     }
@@ -437,6 +445,30 @@ impl Attending {
         match self.health {
             Health::Serving if now.duration_since(since) < BROKEN_AFTER => Health::Serving,
             _ => Health::Broken,
+        }
+    }
+
+    /// The upstream may gain IPv6, lose it, or get another prefix. What is found twice in a row is
+    /// taken: clients get new addresses then, and an upstream that is only renewed is left alone.
+    fn follow_native(&mut self) {
+        let network = &self.common.network;
+        if network.kind == Kind::Test || self.health != Health::Serving {
+            self.other_native = None;
+            return;
+        }
+        let found = setup::upstream_prefix(&network.upstream, network.native);
+        let is_same = match network.kind {
+            // The clients' prefix is the operator's.
+            Kind::Routed => found.is_some(),
+            _ => found == network.native,
+        };
+        if is_same {
+            self.other_native = None;
+        } else if self.other_native.replace(found) == Some(found) {
+            let text = found.map_or("none".to_owned(), |ip| format!("{ip}/64"));
+            let name = &network.upstream;
+            tracing::info!("the IPv6 of {name} has changed ({text}): the network begins anew");
+            self.has_other_native = true;
         }
     }
 
@@ -501,7 +533,7 @@ impl Attending {
     }
 
     fn is_router(&self, ip: IpAddr) -> bool {
-        matches!(ip, IpAddr::V6(ip) if self.routers.contains_key(&ip))
+        matches!(ip, IpAddr::V6(ip) if self.beside.has(ip))
     }
 
     /// RFC 4861 section 6.2.5: hosts are told that this router goes.
@@ -537,15 +569,4 @@ fn ipv4_of(link: &Link, addresses: &[Address]) -> Option<Ipv4Addr> {
         _ => None,
     });
     usable.min_by_key(|(second, _)| *second).map(|(_, ip)| ip)
-}
-
-fn router_text(message: &RouterAdvertisement) -> String {
-    let prefixes = message.options.iter().filter_map(|option| match option {
-        RaOption::Prefix(prefix) => Some(format!("{}/{}", prefix.prefix, prefix.length)),
-        RaOption::Pref64 { prefix, .. } => Some(format!("PREF64 {prefix}")),
-        _ => None,
-    });
-    let prefixes: Vec<String> = prefixes.collect();
-    let lifetime = message.router_lifetime;
-    format!("router lifetime {lifetime} s, {}", prefixes.join(", "))
 }

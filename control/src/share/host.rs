@@ -58,6 +58,13 @@ pub enum Change {
         /// The client.
         ip: Ipv6Addr,
     },
+    /// Addresses of a prefix that another router has announced are on this link.
+    OnLink {
+        /// The interface.
+        interface: String,
+        /// The /64.
+        prefix: Ipv6Addr,
+    },
     /// The host answers for a client's address on this interface (RFC 4389).
     Proxy {
         /// Its name.
@@ -206,17 +213,9 @@ impl Host {
                     rule.del(no_route_rule(interface)).execute().await
                 }
             }
-            Change::Route { interface, ip } => {
-                let route = RouteMessageBuilder::<Ipv6Addr>::new()
-                    .destination_prefix(*ip, 128)
-                    .output_interface(index(interface)?)
-                    .priority(ROUTE_METRIC)
-                    .build();
-                if make {
-                    handle.route().add(route).execute().await
-                } else {
-                    handle.route().del(route).execute().await
-                }
+            Change::Route { interface, ip } => self.route(interface, *ip, 128, make).await?,
+            Change::OnLink { interface, prefix } => {
+                self.route(interface, *prefix, 64, make).await?
             }
             Change::Proxy { interface, ip } => {
                 let mut add = handle
@@ -232,6 +231,25 @@ impl Host {
                     handle.neighbours().del(message).execute().await
                 }
             }
+        })
+    }
+
+    async fn route(
+        &self,
+        interface: &str,
+        ip: Ipv6Addr,
+        length: u8,
+        make: bool,
+    ) -> Result<Result<(), rtnetlink::Error>, HostError> {
+        let route = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(ip, length)
+            .output_interface(index(interface)?)
+            .priority(ROUTE_METRIC)
+            .build();
+        Ok(if make {
+            self.handle.route().add(route).execute().await
+        } else {
+            self.handle.route().del(route).execute().await
         })
     }
 }
@@ -270,6 +288,7 @@ pub fn text(change: &Change) -> String {
         } => format!("add {ip}/{length} to {interface}"),
         Change::NoRoute { interface } => format!("answer \"no route\" to hosts on {interface}"),
         Change::Route { interface, ip } => format!("route {ip} to {interface}"),
+        Change::OnLink { interface, prefix } => format!("route {prefix}/64 to {interface}"),
         Change::Proxy { interface, ip } => format!("answer for {ip} on {interface}"),
     }
 }

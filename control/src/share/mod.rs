@@ -7,6 +7,7 @@
 
 mod args;
 mod attend;
+mod beside;
 mod dhcpv4;
 mod dhcpv6;
 mod host;
@@ -35,7 +36,7 @@ use crate::config::{Config, ShareSettings};
 use crate::exit::Failure;
 use crate::run::{self, End};
 use crate::state::State;
-use attend::{Attendant, Listening, Upstream};
+use attend::{Attendant, Ended, Listening, Upstream};
 use journal::{Journal, JournalError};
 use network::Network;
 use ports::HeldPorts;
@@ -43,6 +44,9 @@ use ports::HeldPorts;
 /// An address that comes is taken when it has stayed for so long: a renewal is a removal and an
 /// addition.
 const SETTLE: Duration = Duration::from_millis(100);
+/// How long, and how often, a change that is being made at the end is waited for.
+const CHANGE_WAIT: Duration = Duration::from_millis(10);
+const CHANGE_WAITS_MAX: u32 = 200;
 /// After a gateway could not start again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -77,13 +81,28 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         return Err(Failure::Configuration("there is no [share]".to_owned()));
     };
     setup::check(&settings)?;
-    let listening = Listening::begin()?;
+    let mut listening = Listening::begin()?;
+    loop {
+        let (ended, still_listening) = serve_once(&config, &settings, listening)?;
+        if ended == Ended::Stopped {
+            return Ok(());
+        }
+        listening = still_listening;
+    }
+}
+
+/// From the first change to the undoing of all, for the IPv6 that the upstream has at present.
+fn serve_once(
+    config: &Config,
+    settings: &ShareSettings,
+    listening: Listening,
+) -> Result<(Ended, Listening), Failure> {
     let (journal, undone) =
         Journal::begin(&settings.state, &settings.downstream.value).map_err(journal_failure)?;
     for interface in undone {
         tracing::warn!("undid what a killed gate64 had left of its network on {interface}");
     }
-    let network = setup::choose(&config, &settings)?;
+    let network = setup::choose(config, settings)?;
     let common = Arc::new(Common {
         network,
         journal,
@@ -92,7 +111,14 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         stop: watch::Sender::new(false),
         upstream: watch::Sender::new(None),
     });
-    let outcome = share(&config, &settings, listening, &common);
+    let outcome = share(config, settings, listening, &common);
+    // A change that is being made for a client ends soon.
+    for _ in 0..CHANGE_WAITS_MAX {
+        if Arc::strong_count(&common) == 1 {
+            break;
+        }
+        std::thread::sleep(CHANGE_WAIT);
+    }
     let Some(common) = Arc::into_inner(common) else {
         return Err(Failure::Failed("a thread still runs: a bug".to_owned()));
     };
@@ -110,7 +136,7 @@ fn share(
     settings: &ShareSettings,
     listening: Listening,
     common: &Arc<Common>,
-) -> Result<(), Failure> {
+) -> Result<(Ended, Listening), Failure> {
     setup::make(&common.journal, &common.network).map_err(journal_failure)?;
     let attendant = Attendant::start(listening, settings, Arc::clone(common))?;
     let outcome = translate(config, settings, common);

@@ -55,6 +55,8 @@ pub struct Network {
     pub downstream: String,
     /// What clients have besides the translator.
     pub kind: Kind,
+    /// The /64 of the upstream's own IPv6, if it has any and clients are to have native IPv6.
+    pub native: Option<Ipv6Addr>,
     /// Their prefixes.
     pub prefixes: Vec<AnnouncedPrefix>,
     /// This host's address on the downstream interface, where DNS64 answers.

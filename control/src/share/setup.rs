@@ -49,7 +49,7 @@ pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Fail
     let downstream = &settings.downstream.value;
     let native = match settings.kind {
         ShareKind::Test => None,
-        ShareKind::Auto => upstream_prefix(upstream),
+        ShareKind::Auto => upstream_prefix(upstream, None),
     };
     let is_routed = settings.prefix.is_some_and(|ip| !ip.is_unique_local());
     let kind = match (settings.kind, native) {
@@ -88,6 +88,7 @@ pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Fail
         upstream: upstream.clone(),
         downstream: downstream.clone(),
         kind,
+        native,
         prefixes,
         resolver: Ipv6Addr::from(u128::from(own) | 1),
         search: settings.search.clone(),
@@ -101,8 +102,9 @@ pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Fail
     })
 }
 
-/// The /64 of the upstream's global address, if a default route leads that way.
-pub fn upstream_prefix(upstream: &str) -> Option<Ipv6Addr> {
+/// The /64 of the upstream's global address, if a default route leads that way: the present one as
+/// long as it has it.
+pub fn upstream_prefix(upstream: &str, present: Option<Ipv6Addr>) -> Option<Ipv6Addr> {
     let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").ok()?;
     let leads_out = routes.lines().any(|line| {
         // Destination, its length, …, and the device at the end; `lo` has the reject routes.
@@ -111,11 +113,15 @@ pub fn upstream_prefix(upstream: &str) -> Option<Ipv6Addr> {
     });
     leads_out.then_some(())?;
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
-    addresses
+    let prefixes = addresses
         .filter(|found| found.interface_name == upstream)
         .filter_map(|found| Some(found.address?.as_sockaddr_in6()?.ip()))
-        .find(|ip| ip.segments()[0] & 0xe000 == 0x2000)
-        .map(|ip| Ipv6Addr::from(u128::from(ip) >> 64 << 64))
+        .filter(|ip| ip.segments()[0] & 0xe000 == 0x2000)
+        .map(|ip| Ipv6Addr::from(u128::from(ip) >> 64 << 64));
+    let prefixes: Vec<Ipv6Addr> = prefixes.collect();
+    present
+        .filter(|present| prefixes.contains(present))
+        .or_else(|| prefixes.first().copied())
 }
 
 /// Makes the host a router of the network.

@@ -7,7 +7,7 @@ pub mod socket;
 
 use std::time::Duration;
 
-use message::{PrefixInformation, RaOption, RouterAdvertisement};
+use message::{Preference, PrefixInformation, RaOption, RouterAdvertisement};
 
 use super::network::Network;
 
@@ -74,6 +74,14 @@ pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdve
         preference: network.preference,
         lifetime: routing,
     }));
+    // Of two routers only this one leads to IPv4, also where hosts prefer the other's default
+    // route: RFC 4191 section 3 lets the longer prefix win.
+    options.extend(network.pref64.iter().map(|prefix| RaOption::Route {
+        prefix: prefix.address(),
+        length: prefix.length(),
+        preference: Preference::Medium,
+        lifetime: while_serving(lifetime),
+    }));
     options.push(RaOption::Rdnss {
         lifetime: routing,
         servers: vec![network.resolver],
@@ -107,7 +115,6 @@ fn lifetime_seconds(interval_max: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::network::{AnnouncedPrefix, Kind};
-    use super::message::Preference;
     use super::*;
 
     fn network(kind: Kind) -> Network {
@@ -115,6 +122,7 @@ mod tests {
             upstream: "up".into(),
             downstream: "down".into(),
             kind,
+            native: None,
             prefixes: vec![AnnouncedPrefix {
                 address: "fd00::".parse().unwrap(),
                 on_link: true,
@@ -136,7 +144,7 @@ mod tests {
         mtu: 1500,
     };
 
-    /// Router lifetime, and those of RDNSS, DNSSL, route, PREF64, and valid.
+    /// Router lifetime; valid, and those of routes (given, and to PREF64), RDNSS, DNSSL, PREF64.
     fn lifetimes(kind: Kind, health: Health) -> (u32, Vec<u32>) {
         let message = announcement(&network(kind), LINK, health);
         let each = message.options.iter().filter_map(|option| match option {
@@ -152,23 +160,23 @@ mod tests {
 
     #[test]
     fn only_a_translator_that_serves_is_announced() {
-        let serving = (540, vec![86_400, 540, 540, 540, 540]);
+        let serving = (540, vec![86_400, 540, 540, 540, 540, 540]);
         assert_eq!(lifetimes(Kind::Test, Health::Serving), serving);
-        let broken = (0, vec![86_400, 0, 0, 0, 0]);
+        let broken = (0, vec![86_400, 0, 0, 0, 0, 0]);
         assert_eq!(lifetimes(Kind::Test, Health::Broken), broken);
         assert_eq!(lifetimes(Kind::Ipv4Only, Health::Broken), broken);
     }
 
     #[test]
     fn native_ipv6_goes_on_without_the_translator() {
-        let broken = (540, vec![86_400, 540, 540, 540, 0]);
+        let broken = (540, vec![86_400, 540, 0, 540, 540, 0]);
         assert_eq!(lifetimes(Kind::Routed, Health::Broken), broken);
     }
 
     #[test]
     fn who_leaves_says_so_with_every_lifetime() {
         for kind in [Kind::Test, Kind::Ipv4Only, Kind::Routed, Kind::Proxied] {
-            assert_eq!(lifetimes(kind, Health::Leaving), (0, vec![0; 5]));
+            assert_eq!(lifetimes(kind, Health::Leaving), (0, vec![0; 6]));
         }
     }
 
