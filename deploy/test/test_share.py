@@ -600,6 +600,8 @@ def test_a_second_router(gate64):
                 advertise_from(router, preference, 0)
             else:
                 run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra_rt_info_max_plen=0", namespace=CLIENT)
+                # RFC 4861's 15 to 45 s in which a neighbour is not doubted would be spent on nothing here.
+                run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=2000", namespace=CLIENT)
                 ip(CLIENT, "-6 route del 64:ff9b::/96")
                 until("the other router is in the way", lambda: "the page" not in fetch_or_not("v4only.test"))
                 ip(router, "link set eth0 down")
