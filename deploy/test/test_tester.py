@@ -91,6 +91,8 @@ def wrong(net):
 
 def absent(net):
     net.ip("device", "link set lan down")
+    # The kernel may still know the neighbour of the checks before.
+    net.ip("tester", "neighbour flush dev i0")
     code, said, errors = net.tester("nat64", "rfc8219", *SMALL, *SESSIONS, seconds=30)
     net.ip("device", "link set lan up")
     expect(code, said, errors, 5, "2001:db8:1::1 on i0")
