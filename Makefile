@@ -2,7 +2,7 @@
 # make test   every test
 # Each target first installs what it lacks (deploy/deps.sh); root or sudo is used where the kernel asks for it.
 
-.PHONY: help deps build lab test test-rust test-conformance test-deploy test-lab bench bench-instructions bench-peers bench-dns fuzz doc
+.PHONY: help deps build lab test test-rust test-conformance test-deploy test-lab bench bench-instructions bench-journal bench-peers bench-dns fuzz doc
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -15,7 +15,7 @@ RUN_AS_ROOT := $(if $(AS_ROOT),CARGO_TARGET_$(HOST)_RUNNER='sudo -E')
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'also: deps build bench bench-instructions bench-peers bench-dns fuzz doc'
+	@echo 'also: deps build bench bench-instructions bench-journal bench-peers bench-dns fuzz doc'
 
 deps:
 	@./deploy/deps.sh all
@@ -62,6 +62,11 @@ bench:
 bench-instructions:
 	@./deploy/deps.sh bench
 	cargo bench --package gate64-benches --bench instructions
+
+# Size and lookups of a year's journal: minutes, and gigabytes of disk.
+bench-journal:
+	@./deploy/deps.sh build
+	cargo test --release --package gate64-log -- --ignored --nocapture a_year
 
 # gate64 beside tayga, the kernel and a null forwarder, over veth in namespaces of its own.
 ROUNDS ?= 5
