@@ -50,7 +50,7 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 const SLEEP_MAX: Duration = Duration::from_millis(50);
 
 /// When a worker without traffic goes to sleep. That saves a core, and costs the first packet
-/// the time that the kernel takes to wake a thread: some ten microseconds.
+/// the time that the kernel takes to wake a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idle {
     /// Time without work until it sleeps; `None`: it never does.
