@@ -79,12 +79,13 @@ bench-dns: build
 	@./deploy/deps.sh bench
 	./deploy/test/bench_dns.py $(GATE64) $(ROUNDS)
 
-# Each target for FUZZ_SECONDS, from the inputs that are kept. The sanitizers are unstable options of
+# Each of FUZZ_TARGETS for FUZZ_SECONDS, from the inputs that are kept. The sanitizers are unstable options of
 # the compiler: RUSTC_BOOTSTRAP lets the stable one take them, so that no nightly has to be there.
 FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= v6_packets v4_packets inner_packets fragments operations
 fuzz:
 	@./deploy/deps.sh fuzz
-	@for target in v6_packets v4_packets inner_packets fragments operations; do \
+	@for target in $(FUZZ_TARGETS); do \
 		mkdir -p dataplane/fuzz/corpus/$$target && \
 		(cd dataplane && PATH="$$PATH:$(CURDIR)/.cache/cargo/bin" RUSTC_BOOTSTRAP=1 \
 			cargo fuzz run --target-dir $(TARGET_DIR)/fuzz $$target fuzz/corpus/$$target fuzz/inputs/$$target -- \
