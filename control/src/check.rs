@@ -66,7 +66,10 @@ fn plan(config: &Config) -> String {
     }
     if let Some(dns64) = &config.dns64 {
         let listen: Vec<String> = dns64.listen.iter().map(ToString::to_string).collect();
-        let upstream: Vec<String> = dns64.upstream.iter().map(ToString::to_string).collect();
+        let upstream: Vec<String> = match dns64.recursive {
+            Some(_) => vec!["the root servers and all below".to_owned()],
+            None => dns64.upstream.iter().map(ToString::to_string).collect(),
+        };
         let _ = writeln!(
             out,
             "dns64       {} to {}",

@@ -214,7 +214,8 @@ impl State {
 
 fn dns64_problems(server: &gate64_dns64::Server) -> Vec<String> {
     let upstreams = server.upstreams();
-    if upstreams.iter().any(|state| state.is_up) {
+    // None at all: names are found from the root down.
+    if upstreams.is_empty() || upstreams.iter().any(|state| state.is_up) {
         return Vec::new();
     }
     let all: Vec<String> = upstreams.iter().map(|s| s.upstream.to_string()).collect();

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Caching, Config, Limits};
 use crate::resolver::Kept;
 use crate::scrub::{Unusable, dangling_target, scrub};
-use crate::upstream::Pool;
+use crate::upstream::{Pool, Recursion};
 
 /// Aliases followed for an upstream that does not follow them.
 const FOLLOW_MAX: usize = 8;
@@ -22,6 +22,8 @@ const FOLLOW_MAX: usize = 8;
 /// Asks the upstreams of one configuration.
 pub(crate) struct Asker {
     pool: Pool,
+    /// In place of the pool, which is empty then.
+    recursion: Option<Recursion>,
     limits: Limits,
     clock: Clock,
     kept: Arc<Kept>,
@@ -38,14 +40,26 @@ pub(crate) struct Asked {
 }
 
 impl Asker {
-    pub(crate) fn new(config: &Config, pool: Pool, kept: Arc<Kept>, clock: Clock) -> Asker {
-        Asker {
+    /// # Errors
+    /// What hickory's recursor does not like.
+    pub(crate) fn new(
+        config: &Config,
+        pool: Pool,
+        kept: Arc<Kept>,
+        clock: Clock,
+    ) -> Result<Asker, String> {
+        let recursion = match &config.recursive {
+            Some(recursive) => Some(Recursion::new(config, recursive)?),
+            None => None,
+        };
+        Ok(Asker {
             pool,
+            recursion,
             limits: config.limits,
             clock,
             kept,
             under_way: Mutex::default(),
-        }
+        })
     }
 
     /// The upstreams.
@@ -126,7 +140,11 @@ impl Asker {
     }
 
     async fn ask_once(&self, question: &Question) -> Asked {
-        let asked = self.pool.ask(question, &self.kept.metrics).await;
+        let metrics = &self.kept.metrics;
+        let asked = match &self.recursion {
+            Some(recursion) => recursion.ask(question, metrics).await,
+            None => self.pool.ask(question, metrics).await,
+        };
         Asked {
             answer: self.believe(question, asked.answer),
             ..asked

@@ -125,6 +125,9 @@ pub enum StartError {
         /// What is wrong.
         reason: String,
     },
+    /// The recursor.
+    #[error("names cannot be looked up from the root down: {0}")]
+    Recursion(String),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -158,7 +161,7 @@ pub(crate) fn checked(config: &Config) -> Result<Vec<Policy>, StartError> {
     if config.listen.is_empty() {
         return Err(StartError::NoListen);
     }
-    if config.upstream.is_empty() {
+    if config.upstream.is_empty() && config.recursive.is_none() {
         return Err(StartError::NoUpstream);
     }
     if config.pref64.is_empty() {

@@ -19,6 +19,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Resolvers asked, in order of preference.
     pub upstream: Vec<Upstream>,
+    /// In place of upstreams: the authoritative servers are asked, from the root down.
+    pub recursive: Option<Recursive>,
     /// Whether that order counts.
     pub upstream_order: UpstreamOrder,
     /// Certificate authorities for encrypted upstreams, in PEM form; `None`: the machine's.
@@ -98,6 +100,7 @@ impl Default for Config {
         Config {
             listen: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53))],
             upstream: Vec::new(),
+            recursive: None,
             upstream_order: UpstreamOrder::Given,
             upstream_ca: None,
             synthesize: Synthesize::Missing,
@@ -186,6 +189,15 @@ impl fmt::Display for Upstream {
             name => write!(f, "#{name}"),
         }
     }
+}
+
+/// How names are found without upstreams.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recursive {
+    /// Addresses of root servers; empty: the root's thirteen.
+    pub root_hints: Vec<IpAddr>,
+    /// Networks whose servers are asked although they are not of the public Internet.
+    pub servers_allowed: Vec<Network>,
 }
 
 /// Which of several upstreams that answer is asked.

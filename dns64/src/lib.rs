@@ -38,7 +38,7 @@ pub use check::{StartError, check};
 pub use clock::Clock;
 pub use config::{
     AskBoth, Caching, ClientPolicy, Config, Dnssec, Encrypted, Limits, Network, OnFailure,
-    Protocol, ResponseRate, Strangers, Synthesize, Timeouts, Upstream, UpstreamOrder,
+    Protocol, Recursive, ResponseRate, Strangers, Synthesize, Timeouts, Upstream, UpstreamOrder,
 };
 pub use dnssec::TrustAnchor;
 pub use listen::Sockets;

@@ -169,7 +169,9 @@ impl Server {
         let mut current = self.config.lock().unwrap_or_else(|e| e.into_inner());
         let is_trusted_otherwise =
             current.dnssec != config.dnssec || current.trust_anchors != config.trust_anchors;
-        if current.upstream != config.upstream || is_trusted_otherwise {
+        let is_asked_otherwise =
+            current.upstream != config.upstream || current.recursive != config.recursive;
+        if is_asked_otherwise || is_trusted_otherwise {
             self.handler.kept.cache.clear();
         }
         self.handler.replace(responder);
@@ -322,6 +324,7 @@ fn responder(
     refresh(neighbours);
     let pool = Pool::new(config, clock.clone(), before)?;
     let asker = Asker::new(config, pool, kept.clone(), clock.clone());
+    let asker = asker.map_err(StartError::Recursion)?;
     let resolver = Arc::new(Resolver::new(config, asker, kept.clone()));
     let clients = Clients::new(config, neighbours.clone());
     Ok(Responder::new(

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::*;
-use gate64_dns64::{Dnssec, Protocol, Timeouts, Upstream};
+use gate64_dns64::{Dnssec, Protocol, Recursive, Timeouts, Upstream};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 
@@ -508,4 +508,62 @@ async fn a_trust_anchor_that_fits_no_key_validates_nothing() {
     let response = bench.ask("v4.sec.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(extended_errors(&response), [9]);
+}
+
+#[tokio::test]
+async fn names_are_found_from_the_root_down() {
+    let [root, test, leaf] = [own_addr().ip(), own_addr().ip(), own_addr().ip()];
+    let tree = Tree::sign(root, test, leaf);
+    let servers = [
+        tree.serve((root, 53).into(), &["."]).await,
+        tree.serve((test, 53).into(), &["test"]).await,
+        tree.serve((leaf, 53).into(), &ZONES[..5]).await,
+    ];
+    for dnssec in [Dnssec::Off, Dnssec::Validate] {
+        let anchor = tree.anchor.parse().unwrap();
+        let bench = Bench::with(|config| {
+            config.upstream.clear();
+            config.recursive = Some(Recursive {
+                root_hints: vec![root],
+                servers_allowed: vec!["127.0.0.0/8".parse().unwrap()],
+            });
+            config.dnssec = dnssec;
+            config.trust_anchors = vec![anchor];
+            config.timeouts = patient();
+        })
+        .await;
+        let validates = dnssec == Dnssec::Validate;
+        for owner in [
+            "v4.sec.test.",
+            "alias.sec.test.",
+            "v4.nsec3.test.",
+            "v4.plain.test.",
+        ] {
+            let response = bench.ask(owner, RecordType::AAAA).await;
+            let found = addresses(&response);
+            assert_eq!(found.len(), 1, "{dnssec:?} {owner}: {response}");
+            assert_eq!(found[0].0, "64:ff9b::c000:201", "{owner}");
+        }
+        let response = bench.ask_with("both.sec.test.", RecordType::AAAA, DO).await;
+        assert_eq!(addresses(&response)[0].0, "2001:db8::2", "{response}");
+        assert_eq!(response.metadata.authentic_data, validates, "{response}");
+        let response = bench.ask("none.sec.test.", RecordType::AAAA).await;
+        let rcode = response.metadata.response_code;
+        assert_eq!(rcode, ResponseCode::NXDomain, "{dnssec:?}: {response}");
+        let response = bench.ask("v4.old.test.", RecordType::AAAA).await;
+        assert_eq!(is_bogus(&response), validates, "{response}");
+    }
+    // Servers in networks that are not the Internet are not asked unless allowed.
+    let bench = Bench::with(|config| {
+        config.upstream.clear();
+        config.recursive = Some(Recursive {
+            root_hints: vec![root],
+            servers_allowed: Vec::new(),
+        });
+        config.timeouts = patient();
+    })
+    .await;
+    let response = bench.ask("v4.sec.test.", RecordType::A).await;
+    assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
+    drop(servers);
 }

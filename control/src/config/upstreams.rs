@@ -4,14 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use gate64_dns64::{
-    AskBoth, Caching, Config as Dns64Config, Dnssec, Limits, Protocol, Timeouts, TrustAnchor,
-    Upstream, UpstreamOrder,
+    AskBoth, Caching, Config as Dns64Config, Dnssec, Limits, Protocol, Recursive, Timeouts,
+    TrustAnchor, Upstream, UpstreamOrder,
 };
 
 use super::nat64::refuse_empty;
 use super::problem::{Problem, Report, Severity};
 use super::reader::{self, Located, Table, Wrong};
-use super::services::plain;
+use super::services::{plain, read_networks};
 use super::values;
 
 const DOCUMENTATION_UPSTREAM: SocketAddr =
@@ -24,7 +24,8 @@ const IN_FLIGHT: std::ops::RangeInclusive<i64> = 1..=65_535;
 /// A configuration with these keys read, and the rest as by default.
 pub fn read(report: &mut Report, table: &mut Table<'_, '_>) -> Dns64Config {
     let d = Dns64Config::default();
-    let upstream = read_upstream(report, table);
+    let (upstream, is_recursive) = read_upstream(report, table);
+    let recursive = read_recursive(report, table, is_recursive);
     let orders = [
         ("given", UpstreamOrder::Given),
         ("fastest", UpstreamOrder::Fastest),
@@ -40,6 +41,7 @@ pub fn read(report: &mut Report, table: &mut Table<'_, '_>) -> Dns64Config {
     });
     let config = Dns64Config {
         upstream,
+        recursive,
         upstream_order: table
             .word(report, "upstream_order", d.upstream_order, &orders)
             .value,
@@ -70,10 +72,14 @@ pub fn read(report: &mut Report, table: &mut Table<'_, '_>) -> Dns64Config {
     read_cache(report, cache, config)
 }
 
-fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream> {
-    let accepted =
-        "udp://, tcp://, tls:// or https:// with an address, such as \"udp://198.51.100.53:53\"";
-    let list = table.parsed_list(report, "upstream", accepted, values::upstream);
+/// The upstreams, and whether it is the root servers instead.
+fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> (Vec<Upstream>, bool) {
+    let accepted = "udp://, tcp://, tls:// or https:// with an address, such as \"udp://198.51.100.53:53\", or \"recursive\" alone";
+    // `None` is the word `recursive`.
+    let list = table.parsed_list(report, "upstream", accepted, |text| match text {
+        "recursive" => Ok(None),
+        text => values::upstream(text).map(Some),
+    });
     let Some(list) = list else {
         report.push(Problem {
             severity: Severity::Warning,
@@ -84,18 +90,64 @@ fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> Vec<Upstream
             span: table.span(),
             help: Some("write upstream = [\"udp://ADDRESS:53\"] with a resolver of yours".to_owned()),
         });
-        return vec![Upstream {
+        let documentation = Upstream {
             protocol: Protocol::Udp,
             addr: DOCUMENTATION_UPSTREAM,
             name: String::new(),
             path: String::new(),
-        }];
+        };
+        return (vec![documentation], false);
     };
     refuse_empty(report, table, &list, accepted);
-    for upstream in &list.value {
+    let is_recursive = list.value.iter().any(|item| item.value.is_none());
+    if is_recursive && list.value.len() > 1 {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: list.key.clone(),
+            message: "\"recursive\" stands beside other upstreams".to_owned(),
+            span: list.span.clone(),
+            help: Some("accepted: resolvers to ask, or \"recursive\" alone".to_owned()),
+        });
+    }
+    let located = list.value.into_iter().filter_map(|item| {
+        let Located { value, key, span } = item;
+        value.map(|value| Located { value, key, span })
+    });
+    let upstreams: Vec<Located<Upstream>> = located.collect();
+    for upstream in &upstreams {
         check_name(report, upstream);
     }
-    plain(Some(list))
+    let upstreams = upstreams.into_iter().map(|item| item.value).collect();
+    (upstreams, is_recursive)
+}
+
+/// `[dns64.recursive]`, which counts only where names are found from the root down.
+fn read_recursive(
+    report: &mut Report,
+    table: &mut Table<'_, '_>,
+    is_recursive: bool,
+) -> Option<Recursive> {
+    let mut recursive = table.table(report, "recursive");
+    if recursive.is_present() && !is_recursive {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: recursive.path().to_owned(),
+            message: "is given, but dns64.upstream is not [\"recursive\"]".to_owned(),
+            span: recursive.span(),
+            help: Some("the root servers are not asked".to_owned()),
+        });
+    }
+    let accepted = "an IP address of a root server";
+    let root_hints = recursive.parsed_list(report, "root_hints", accepted, |text| {
+        text.parse().map_err(|_| "not an IP address".to_owned())
+    });
+    let servers_allowed =
+        read_networks(report, &mut recursive, "servers_allowed", None, Vec::new());
+    recursive.finish(report);
+    is_recursive.then(|| Recursive {
+        root_hints: plain(root_hints),
+        servers_allowed,
+    })
 }
 
 /// Whether the name after `#` can stand in a certificate.

@@ -6,6 +6,7 @@
 mod health;
 mod message;
 mod pool;
+mod recursive;
 mod stream;
 mod tls;
 mod udp;
@@ -25,6 +26,7 @@ use crate::metrics::{Metrics, add};
 
 pub(crate) use pool::Pool;
 pub use pool::{TryResult, UpstreamState};
+pub(crate) use recursive::Recursion;
 pub use tls::{TlsError, check_certificates, server_name};
 
 /// The size of UDP answers that crosses every path unfragmented (DNS flag day 2020).

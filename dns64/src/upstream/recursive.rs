@@ -35,7 +35,10 @@ impl Recursion {
     /// What hickory does not like about its options; never with ours.
     pub(crate) fn new(config: &Config, recursive: &Recursive) -> Result<Recursion, String> {
         let builtin = ROOT_SERVERS.iter().flat_map(|(v4, v6)| {
-            [IpAddr::V4(Ipv4Addr::from(*v4)), IpAddr::V6(Ipv6Addr::from(*v6))]
+            [
+                IpAddr::V4(Ipv4Addr::from(*v4)),
+                IpAddr::V6(Ipv6Addr::from(*v6)),
+            ]
         });
         let roots: Vec<IpAddr> = match recursive.root_hints.as_slice() {
             [] => builtin.collect(),
@@ -46,7 +49,11 @@ impl Recursion {
             response_cache_size: RESPONSES_MAX,
             case_randomization: true,
             edns_payload_len: EDNS_PAYLOAD,
-            allow_server: recursive.servers_allowed.iter().filter_map(ip_net).collect(),
+            allow_server: recursive
+                .servers_allowed
+                .iter()
+                .filter_map(ip_net)
+                .collect(),
             ..RecursorOptions::default()
         };
         let provider = TokioRuntimeProvider::default();
@@ -96,7 +103,12 @@ fn absence(negative: AuthorityData) -> Answer {
         true => ResponseCode::NXDomain,
         false => ResponseCode::NoError,
     };
-    let mut authorities: Vec<Record> = negative.authorities.iter().flat_map(|r| r.iter()).cloned().collect();
+    let mut authorities: Vec<Record> = negative
+        .authorities
+        .iter()
+        .flat_map(|r| r.iter())
+        .cloned()
+        .collect();
     if let Some(soa) = negative.soa {
         let soa = soa.into_record_of_rdata();
         if !authorities.contains(&soa) {
