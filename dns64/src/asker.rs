@@ -62,6 +62,14 @@ impl Asker {
         })
     }
 
+    /// Who is asked, in words.
+    pub(crate) fn asked(&self) -> &'static str {
+        match &self.recursion {
+            Some(_) => "the name's own servers",
+            None => "the upstreams",
+        }
+    }
+
     /// The upstreams.
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool

@@ -231,10 +231,8 @@ impl Resolver {
             },
         };
         trace.step(|| {
-            format!(
-                "the upstreams were asked {question}: {}",
-                described(&answer)
-            )
+            let asked = self.asker.asked();
+            format!("{asked} were asked {question}: {}", described(&answer))
         });
         self.or_stale((*answer).clone(), stale, trace)
     }

@@ -290,7 +290,7 @@ pub struct Protocols {
 pub struct Dns64 {
     /// Where it listens.
     pub listen: Vec<String>,
-    /// Its upstreams, and whether each answers.
+    /// Its upstreams, and whether each answers; none: names are found from the root servers down.
     pub upstreams: Vec<Upstream>,
     /// Queries so far.
     pub queries: u64,

@@ -472,14 +472,14 @@ fn dns(api: &mut Connection, json: bool) -> Result<(), Failure> {
 }
 
 fn dns64_lines(dns64: &model::Dns64) -> Vec<String> {
-    let upstreams: Vec<String> = dns64
-        .upstreams
-        .iter()
-        .map(|up| match up.is_up {
-            true => up.target.clone(),
-            false => format!("{} (does not answer)", up.target),
-        })
-        .collect();
+    let states = dns64.upstreams.iter().map(|up| match up.is_up {
+        true => up.target.clone(),
+        false => format!("{} (does not answer)", up.target),
+    });
+    let upstreams: Vec<String> = match dns64.upstreams.is_empty() {
+        true => vec!["the root servers and all below".to_owned()],
+        false => states.collect(),
+    };
     vec![
         format!(
             "dns64        {} to {}",

@@ -131,7 +131,7 @@ fn read_recursive(
     if recursive.is_present() && !is_recursive {
         report.push(Problem {
             severity: Severity::Warning,
-            key: recursive.path().to_owned(),
+            key: table.key("recursive"),
             message: "is given, but dns64.upstream is not [\"recursive\"]".to_owned(),
             span: recursive.span(),
             help: Some("the root servers are not asked".to_owned()),

@@ -153,10 +153,11 @@ struct Started {
 pub fn start_log(config: &Config) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::prelude::*;
-    // hickory logs every query at info.
+    // hickory logs every query at info, and its recursor each name that does not exist as a warning.
     let targets = Targets::new()
         .with_default(config.log_level)
         .with_target("hickory_server", LevelFilter::WARN.min(config.log_level))
+        .with_target("hickory_resolver", LevelFilter::ERROR.min(config.log_level))
         .with_target("hickory_net", LevelFilter::WARN.min(config.log_level));
     // journald puts a time before each line itself.
     let lines = tracing_subscriber::fmt::layer()

@@ -5,6 +5,7 @@
 //! records: [`Validator::handle`] finds the keys that these mean.
 
 mod anchor;
+mod dname;
 mod wildcard;
 
 use std::pin::Pin;
@@ -114,17 +115,18 @@ impl Validator {
         options.use_edns = true;
         options.edns_set_dnssec_ok = true;
         let response = handle.lookup(query, options).next().await;
+        let whole = |response: DnsResponse| dname::with_alias(response.into_message(), question);
         match response {
-            Some(Ok(response)) => self.judge(response.into_message()),
+            Some(Ok(response)) => self.judge(whole(response)),
             Some(Err(NetError::Dns(DnsError::Nsec {
                 response,
                 proof: Proof::Insecure,
                 ..
-            }))) => answered(response.into_message(), false),
+            }))) => answered(whole(*response), false),
             Some(Err(NetError::Dns(DnsError::Nsec { response, .. })))
-                if wildcard::is_proven(&response) =>
+                if wildcard::is_proven(&response) || dname::is_proven(&response, question) =>
             {
-                answered(response.into_message(), true)
+                answered(whole(*response), true)
             }
             Some(Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus))) => {
                 failed(ExtendedErrorCode::DnssecBogus, "the absence is not proven")
@@ -295,16 +297,20 @@ fn alias(question: &Question, answer: &Answer) -> Option<LowerName> {
 }
 
 /// Of a chain of aliases only the first, with the proof that no closer name exists if it was
-/// made from a wildcard; the rest is asked for by itself.
+/// made from a wildcard; the rest is asked for by itself. Of an alias that a DNAME record makes,
+/// only that record, since nothing else is signed.
 fn first_link(question: &Question, answer: &Answer) -> Answer {
     let mut link = answer.clone();
     let name: &Name = &question.name;
     let is_alias = |r: &Record| r.record_type() == RecordType::CNAME && r.name == *name;
-    if question.qtype == RecordType::CNAME || !link.answers.iter().any(is_alias) {
+    if dname::redirects(question, &link.answers) {
+        dname::keep_alone(question, &mut link.answers);
+    } else if question.qtype == RecordType::CNAME || !link.answers.iter().any(is_alias) {
         return link;
+    } else {
+        link.answers.retain(|record| record.name == *name);
     }
     link.rcode = ResponseCode::NoError;
-    link.answers.retain(|record| record.name == *name);
     link.additionals.clear();
     if !link.answers.iter().any(wildcard::is_made) {
         link.authorities.clear();

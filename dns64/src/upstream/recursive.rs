@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use hickory_net::NetError;
 use hickory_net::runtime::TokioRuntimeProvider;
-use hickory_proto::op::{Query, ResponseCode};
-use hickory_proto::rr::{Name, Record};
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_resolver::recursor::{
     AuthorityData, DnssecPolicy, Recursor, RecursorError, RecursorOptions,
 };
@@ -66,24 +66,20 @@ impl Recursion {
         })
     }
 
+    /// Asks until somebody who is authoritative answers, or says that there is nothing.
     pub(crate) async fn ask(&self, question: &Question, metrics: &Metrics) -> Asked {
         add(&metrics.upstream_queries);
-        let name = Name::from(question.name.clone());
-        let query = Query::query(name, question.qtype);
-        let resolving = self
-            .recursor
-            .resolve(query, Instant::now(), question.dnssec_ok);
-        let resolved = match tokio::time::timeout(self.timeout, resolving).await {
-            Ok(resolved) => resolved,
-            Err(_) => Err(RecursorError::Timeout),
-        };
-        let answer = match resolved {
-            Ok(message) => Answer::from_message(message),
-            Err(RecursorError::Negative(negative)) => absence(negative),
-            Err(error) => {
+        let answer = match tokio::time::timeout(self.timeout, self.find(question)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
                 add(&metrics.upstream_errors);
                 tracing::debug!(%question, %error, "recursion failed");
                 failure(&error)
+            }
+            Err(_) => {
+                add(&metrics.upstream_errors);
+                let text = "the servers of the name did not answer in time";
+                Answer::failure(ExtendedErrorCode::NoReachableAuthority, text)
             }
         };
         Asked {
@@ -95,6 +91,45 @@ impl Recursion {
             },
         }
     }
+
+    /// hickory tells an absence as an error that names nothing but who denies it: the aliases on
+    /// the way there are lost, and with them what a proof of the absence is about. So the alias
+    /// is asked for where the denial may be that of another name; [`Asker`](crate::asker::Asker)
+    /// follows it.
+    async fn find(&self, question: &Question) -> Result<Answer, RecursorError> {
+        let negative = match self.resolve(question).await {
+            Err(RecursorError::Negative(negative)) => absence(negative),
+            resolved => return Ok(Answer::from_message(resolved?)),
+        };
+        let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
+        if asks_alias || is_denial_of(question, &negative) {
+            return Ok(negative);
+        }
+        match self.resolve(&question.with_type(RecordType::CNAME)).await {
+            Ok(alias) => Ok(Answer::from_message(alias)),
+            Err(RecursorError::Negative(_)) => Ok(negative),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn resolve(&self, question: &Question) -> Result<Message, RecursorError> {
+        let query = Query::query(Name::from(question.name.clone()), question.qtype);
+        let now = Instant::now();
+        self.recursor.resolve(query, now, question.dnssec_ok).await
+    }
+}
+
+/// Whether an absence is surely that of the name asked for: in a signed zone its own NSEC record
+/// says so. In one without signatures an alias within the zone does not matter: nobody proves
+/// anything, and the zone's SOA record is that of both.
+fn is_denial_of(question: &Question, negative: &Answer) -> bool {
+    let name: &Name = &question.name;
+    let mut authorities = negative.authorities.iter();
+    let is_signed = |r: &Record| r.record_type() == RecordType::RRSIG;
+    if negative.authorities.iter().any(is_signed) {
+        return authorities.any(|r| r.record_type() == RecordType::NSEC && r.name == *name);
+    }
+    authorities.any(|r| r.record_type() == RecordType::SOA && r.name.zone_of(name))
 }
 
 /// NXDOMAIN, or NOERROR without records, with its proof.

@@ -1,6 +1,8 @@
 //! A scripted upstream on loopback, a client, and a server between them.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod programs;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
