@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 build='clang m4 libelf-dev zlib1g-dev pkg-config gcc libc6-dev make'
 lab='iproute2 ethtool curl bind9-dnsutils iputils-ping traceroute iperf3 ncat dropbear-bin openssh-client'
-test='tcpdump jq ndisc6 radvdump isc-dhcp-client prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound nfdump pmacct tshark rsyslog rsyslog-gnutls knot-dnsutils'
+test='tcpdump jq ndisc6 radvdump kea-dhcp6-server isc-dhcp-client prometheus python3 python3-venv systemd coturn tayga nftables bind9-utils nsd openssl unbound nfdump pmacct tshark rsyslog rsyslog-gnutls knot-dnsutils'
 bench='valgrind iproute2 ethtool curl nftables tayga python3 nsd unbound bind9 bind9-dnsutils dnsperf'
 fuzz='g++'
 
@@ -47,7 +47,7 @@ need_packages() {
     echo "make deps: installing$missing"
     # The services that come with these packages are not wanted: only the programs are.
     unwanted=
-    for service in prometheus coturn tayga nsd unbound nfdump rsyslog; do
+    for service in kea-dhcp6-server prometheus coturn tayga nsd unbound nfdump rsyslog; do
         case " $missing " in *" $service "*) unwanted="$unwanted $service" ;; esac
     done
     case " $missing " in *" bind9 "*) unwanted="$unwanted named" ;; esac

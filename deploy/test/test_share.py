@@ -502,6 +502,109 @@ def test_native_ipv6_from_a_routed_prefix(gate64):
         native_and_translated(share, "2001:db8:2:")
 
 
+class Kea:
+    """A DHCPv6 server on the upstream's link that delegates one prefix, and a route to whoever has it."""
+
+    def __init__(self, prefix, length=56, delegated=None, lifetime=4000):
+        self.prefix, self.length = prefix, length
+        pool = {"prefix": prefix, "prefix-len": length, "delegated-len": delegated or length}
+        text = {"Dhcp6": {
+            "interfaces-config": {"interfaces": ["eth0"]},
+            "lease-database": {"type": "memfile", "persist": False},
+            "server-id": {"type": "EN", "enterprise-id": 32473, "identifier": prefix.encode().hex(), "persist": False},
+            "preferred-lifetime": lifetime * 3 // 4, "valid-lifetime": lifetime, "renew-timer": lifetime // 4, "rebind-timer": lifetime // 2,
+            "subnet6": [{"subnet": "2001:db8:1::/64", "interface": "eth0", "pd-pools": [pool]}],
+            "loggers": [{"name": "kea-dhcp6", "severity": "INFO", "output_options": [{"output": str(WORK / "kea.log")}]}]}}
+        (WORK / "kea.json").write_text(json.dumps(text))
+        environment = {**os.environ, "KEA_PIDFILE_DIR": str(WORK), "KEA_LOCKFILE_DIR": str(WORK)}
+        command = ["ip", "netns", "exec", INTERNET, "kea-dhcp6", "-c", str(WORK / "kea.json")]
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until("the server has started", lambda: "DHCP6_STARTED" in self.log())
+        via = re.search(r"inet6 (fe80\S+)/64", ip(HOST, "-6 address show dev wan"))[1]
+        ip(INTERNET, f"-6 route replace {prefix}/{length} via {via} dev eth0")
+
+    @staticmethod
+    def log():
+        path = WORK / "kea.log"
+        return path.read_text() if path.exists() else ""
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(LIMIT)
+        (WORK / "kea.log").unlink(missing_ok=True)
+        ip(INTERNET, f"-6 route del {self.prefix}/{self.length}", check=False)
+
+
+@contextlib.contextmanager
+def delegating_upstream():
+    """The upstream's link has a default route but no prefix of its own, as many access networks."""
+    ip(INTERNET, "address add fe80::1/64 dev eth0 nodad")
+    ip(INTERNET, "address add 2001:db8:ffff::10/128 dev lo nodad")
+    run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", namespace=INTERNET)
+    ip(HOST, "-6 route add default via fe80::1 dev wan")
+    try:
+        yield
+    finally:
+        ip(HOST, "-6 route del default via fe80::1 dev wan", check=False)
+        run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0", namespace=INTERNET)
+        ip(INTERNET, "address del fe80::1/64 dev eth0", check=False)
+        ip(INTERNET, "address del 2001:db8:ffff::10/128 dev lo", check=False)
+
+
+def client_addresses():
+    """The client's addresses of prefixes: whether each is preferred."""
+    shown = json.loads(run("ip", "-n", CLIENT, "-j", "-6", "address", "show", "dev", "eth0", "scope", "global"))
+    return {one["local"]: not one.get("deprecated") for link in shown for one in link.get("addr_info", []) if one}
+
+
+def has_preferred(prefix):
+    return any(address.startswith(prefix) and preferred for address, preferred in client_addresses().items())
+
+
+def test_a_delegated_prefix(gate64):
+    """By Kea: it comes, is renewed, changes, goes and comes; a kill leaves it to the next start; the end gives it back."""
+    with delegating_upstream():
+        before = state_of_host()
+        share = Share(gate64, "--prefix", "delegated")
+        page_after_link_up()
+        assert ADDRESS in fetch("dual.test"), "without a prefix there is only NAT64"
+        until("the line says why", lambda: "no DHCPv6 server on wan answers" in share.text())
+        server = Kea("2001:db8:42::", lifetime=24)
+        began = time.monotonic()
+        until("a native page", lambda: "for 2001:db8:42:" in fetch("dual.test"))
+        report("from a server that delegates to a page over native IPv6", time.monotonic() - began, 20)
+        assert ADDRESS in fetch("v4only.test")
+        assert "No route" in run("ping", "-c1", "-W5", "2001:db8:42:9::9", namespace=CLIENT, check=False), "what nobody has of the prefix"
+        until("it is renewed", lambda: "DHCP6_PD_LEASE_RENEW" in server.log())
+        assert "for 2001:db8:42:" in fetch("dual.test")
+        server.stop()
+        server = Kea("2001:db8:43::")
+        began = time.monotonic()
+        until("a page from the other prefix", lambda: "for 2001:db8:43:" in fetch("dual.test"), 40)
+        report("another server with another prefix: until a page from there", time.monotonic() - began, 40)
+        assert has_preferred("2001:db8:43:") and not has_preferred("2001:db8:42:"), client_addresses()
+        share.stop(signal.SIGKILL)
+        assert "2001:db8:43::1" in str(state_of_host()["links"])
+        share = Share(gate64, "--prefix", "delegated", name="again")
+        until("the same prefix is used again", lambda: "2001:db8:43::/64" in share.text())
+        until("a native page", lambda: "for 2001:db8:43:" in fetch("dual.test"))
+        share.stop()
+        assert "DHCP6_RELEASE_PD" in server.log(), server.log()[-2000:]
+        server.stop()
+        assert state_of_host() == before, f"{before}\n{state_of_host()}"
+
+
+def test_a_delegated_prefix_that_is_no_use(gate64):
+    with delegating_upstream():
+        server = Kea("2001:db8:44::", 64, delegated=72)
+        share = Share(gate64, "--prefix", "delegated")
+        until("the line says so", lambda: "delegates a /72 at most" in share.text())
+        page_after_link_up()
+        assert ADDRESS in fetch("dual.test") and not has_preferred("2001:db8:44:")
+        share.stop()
+        server.stop()
+
+
 def test_the_upstream_gains_and_loses_ipv6(gate64):
     """The network is chosen anew while it runs; what is left at the end is nothing."""
     share = Share(gate64)

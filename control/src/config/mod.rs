@@ -29,7 +29,7 @@ pub use pool::Pool4Source;
 use problem::{Problem, Report, Severity};
 pub use reader::Located;
 use reader::Table;
-pub use share::{ShareKind, ShareSettings};
+pub use share::{PrefixChoice, ShareKind, ShareSettings};
 
 /// Where gate64 keeps what outlives it.
 const STATE_DIRECTORY: &str = "/var/lib/gate64/share";

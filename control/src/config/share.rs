@@ -26,6 +26,17 @@ pub enum ShareKind {
     Test,
 }
 
+/// Where the clients' prefix comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefixChoice {
+    /// A unique local one is made.
+    Own,
+    /// This /64.
+    Given(Ipv6Addr),
+    /// The upstream's network delegates one by DHCPv6; a unique local one is made besides.
+    Delegated,
+}
+
 /// `[share]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareSettings {
@@ -35,8 +46,8 @@ pub struct ShareSettings {
     pub downstream: Located<String>,
     /// Which kind of network.
     pub kind: ShareKind,
-    /// A /64 for the clients; `None`: a unique local one is made.
-    pub prefix: Option<Ipv6Addr>,
+    /// The clients' prefix.
+    pub prefix: PrefixChoice,
     /// Ports of the upstream's address; `None`: what the host does not use.
     pub ports: Option<RangeInclusive<u16>>,
     /// DNS search list.
@@ -73,10 +84,7 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>) -> Option<ShareSettin
         ("low", Preference::Low),
     ];
     let kind = table.word(report, "kind", ShareKind::Auto, &kinds).value;
-    let accepted = "\"auto\", or an IPv6 prefix of /64 such as \"2001:db8:1::/64\"";
-    let prefix = table.value(report, "prefix", None, accepted, |v| {
-        auto_or(v.as_str(), || parsed(v, prefix64))
-    });
+    let prefix = read_prefix(report, &mut table, kind);
     let accepted = "\"auto\", or at least 512 ports such as \"61000-65535\"";
     let ports = table.value(report, "ports", None, accepted, |v| {
         auto_or(v.as_str(), || parsed(v, many_ports))
@@ -128,7 +136,7 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>) -> Option<ShareSettin
         upstream,
         downstream,
         kind,
-        prefix: prefix.value,
+        prefix,
         ports: ports.value,
         search: search.map_or(Vec::new(), |list| {
             list.value.into_iter().map(|item| item.value).collect()
@@ -142,6 +150,28 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>) -> Option<ShareSettin
         dhcpv4_option_108: dhcpv4_option_108.value,
         state: state.value,
     })
+}
+
+fn read_prefix(report: &mut Report, table: &mut Table<'_, '_>, kind: ShareKind) -> PrefixChoice {
+    let accepted = "\"auto\", \"delegated\", or an IPv6 prefix of /64 such as \"2001:db8:1::/64\"";
+    let found = table.value(report, "prefix", PrefixChoice::Own, accepted, |v| {
+        match v.as_str() {
+            Some("auto") => Ok(PrefixChoice::Own),
+            Some("delegated") => Ok(PrefixChoice::Delegated),
+            _ => parsed(v, prefix64).map(PrefixChoice::Given),
+        }
+    });
+    if found.value == PrefixChoice::Delegated && kind == ShareKind::Test {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: found.key,
+            message: "a test network has no native IPv6 that a prefix could be delegated for"
+                .to_owned(),
+            span: found.span,
+            help: Some("leave out kind = \"test\" (--test), or the prefix".to_owned()),
+        });
+    }
+    found.value
 }
 
 fn read_interface(

@@ -24,8 +24,9 @@ pub struct ShareArgs {
     /// A test network: every name leads through NAT64, native IPv6 answers "no route"
     #[arg(long)]
     test: bool,
-    /// A /64 for the clients, routed to this host; a unique local one is made otherwise
-    #[arg(long, value_name = "PREFIX")]
+    /// A /64 for the clients, routed to this host; "delegated": one is asked for by DHCPv6; a unique
+    /// local one is made otherwise
+    #[arg(long, value_name = "PREFIX|delegated")]
     prefix: Option<String>,
     /// The translation prefix [default: 64:ff9b::/96]
     #[arg(long, value_name = "PREFIX")]
@@ -176,6 +177,7 @@ mod tests {
             "--upstream up --downstream up",
             "--upstream up --downstream down --prefix fd00::/48",
             "--upstream up --downstream down --prefix 2001:db8::1/64",
+            "--upstream up --downstream down --test --prefix delegated",
             "--upstream up --downstream down --pref64 64:ff9b::/95",
             "--upstream up --downstream down --ports 1000-1100",
             "--upstream up --downstream down --dhcpv4-option-108 1s",

@@ -4,29 +4,32 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gate64_dataplane::counters;
+use gate64_dns64::Synthesize;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep_until};
 
 use super::beside::Beside;
+use super::native::Native;
 use super::network::Kind;
 use super::ra::message;
 use super::ra::schedule::{Due, Schedule};
 use super::ra::socket::{RaSocket, Received};
-use super::ra::{Health, Link as RaLink, announcement};
+use super::ra::{Health, Link as RaLink, Passing, announcement};
 use super::random::Random;
 use super::status::{Line, Status};
-use super::{Common, dhcpv4, dhcpv6, proxy, resolvers, setup};
-use crate::config::ShareSettings;
+use super::{Common, dhcpv4, dhcpv6, native, proxy, resolvers, setup, stale};
+use crate::config::{Config, ShareSettings};
 use crate::exit::Failure;
 use crate::netlink::kernel::{Address, Kernel, Link};
 use crate::netlink::monitor::{Change, Monitor};
+use crate::state::State;
 
 /// How often health is looked at: what a failure costs before it is told.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -92,10 +95,15 @@ impl Attendant {
     /// Starts it; from then on signals end the share in good order.
     pub fn start(
         listening: Listening,
+        config: &Config,
         settings: &ShareSettings,
         common: Arc<Common>,
     ) -> Result<Attendant, Failure> {
         let option_108 = settings.dhcpv4_option_108;
+        let synthesize = config
+            .dns64
+            .as_ref()
+            .map_or(Synthesize::Missing, |dns64| dns64.synthesize);
         let thread = std::thread::Builder::new()
             .name("share".to_owned())
             .spawn(move || {
@@ -103,7 +111,7 @@ impl Attendant {
                 let Listening { runtime, signals } = &mut listening;
                 let stop = common.stop.clone();
                 let done = runtime.block_on(async {
-                    let mut attending = Attending::begin(common, option_108).await?;
+                    let mut attending = Attending::begin(common, option_108, synthesize).await?;
                     let done = attending.run(signals).await;
                     attending.leave().await;
                     done
@@ -173,8 +181,12 @@ struct Attending {
     beside: Beside,
     line: Line,
     looks: u32,
-    /// The host's, as they were last.
-    resolvers: Option<Vec<gate64_dns64::Upstream>>,
+    /// What DNS64 was told last.
+    dns64_told: Option<Told>,
+    /// Where a prefix is asked for.
+    native: Option<Native>,
+    /// Prefixes that clients may have from before.
+    ended: Vec<Ipv6Addr>,
     /// The upstream's IPv6 as it was last, where that is not what the network was chosen for.
     other_native: Option<Option<Ipv6Addr>>,
     /// It has been so for a while.
@@ -183,15 +195,26 @@ struct Attending {
     servers: JoinSet<()>,
 }
 
+/// What the DNS64 of a gateway was told: the host's resolvers, and the /64 of native IPv6.
+struct Told {
+    gateway: Weak<State>,
+    resolvers: Vec<gate64_dns64::Upstream>,
+    native: Option<Ipv6Addr>,
+}
+
 impl Attending {
     async fn begin(
         common: Arc<Common>,
         option_108: Option<Duration>,
+        synthesize: Synthesize,
     ) -> Result<Attending, Failure> {
         // Subscribed first: what changes while it is read is read again.
         let monitor = Monitor::open().map_err(failed("follow the kernel's changes"))?;
         let kernel = Kernel::open().map_err(failed("ask the kernel"))?;
+        let is_delegated = common.network.kind == Kind::Delegated;
         let mut attending = Attending {
+            native: is_delegated.then(|| Native::start(&common, synthesize)),
+            ended: Vec::new(),
             common,
             kernel,
             monitor,
@@ -207,12 +230,13 @@ impl Attending {
             beside: Beside::default(),
             line: Line::new(),
             looks: 0,
-            resolvers: None,
+            dns64_told: None,
             other_native: None,
             has_other_native: false,
             option_108,
             servers: JoinSet::new(),
         };
+        attending.note_prefixes();
         attending.refresh().await?;
         attending.serve_dhcp();
         attending.serve_proxied()?;
@@ -266,6 +290,7 @@ impl Attending {
                 _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
                 change = self.monitor.next() => self.note(change)?,
                 () = at(refresh_at), if refresh_at.is_some() => self.refresh().await?,
+                () = changed(self.native.as_mut()) => self.settle_native().await,
                 received = receive(self.socket.as_ref()) => self.take(received),
                 () = at(due_at), if due_at.is_some() => self.advertise().await,
                 _ = look.tick() => self.look().await,
@@ -278,6 +303,8 @@ impl Attending {
 
     fn note(&mut self, change: Option<Change>) -> Result<(), Failure> {
         match change {
+            // A default route may have come with a prefix.
+            Some(Change::Routes) if self.native.is_some() => {}
             Some(Change::Neighbor(..) | Change::Routes) => return Ok(()),
             Some(Change::Links | Change::Addresses) => {}
             Some(Change::Lost) | None => {
@@ -300,6 +327,9 @@ impl Attending {
         };
         let network = &self.common.network;
         let upstream = links.iter().find(|link| link.name == network.upstream);
+        if let Some(native) = &self.native {
+            native.follow(upstream, &addresses);
+        }
         let upstream = upstream.and_then(|link| {
             let ipv4 = ipv4_of(link, &addresses)?;
             Some(Upstream {
@@ -320,6 +350,7 @@ impl Attending {
             return Err(Failure::Interface(format!("interface {name} is gone")));
         }
         self.follow_link(downstream, &addresses);
+        self.settle_native().await;
         Ok(())
     }
 
@@ -329,13 +360,7 @@ impl Attending {
         let had_carrier = self.link.as_ref().is_some_and(|link| link.has_carrier);
         self.link = link;
         let Some(link) = &self.link else { return };
-        let link_local = addresses
-            .iter()
-            .filter(|one| one.index == link.index)
-            .find_map(|one| match one.address.ip {
-                IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
-                _ => None,
-            });
+        let link_local = setup::link_local(link, addresses);
         if self.socket.as_ref().map(|socket| socket.link_local) != link_local {
             self.socket = link_local.and_then(|source| {
                 let opened = RaSocket::open(&link.name, link.index, source);
@@ -347,6 +372,34 @@ impl Attending {
         } else if link.has_carrier && !had_carrier {
             self.changed();
         }
+    }
+
+    /// Takes a delegated prefix that has come, gone or changed, and tells the clients.
+    async fn settle_native(&mut self) {
+        let Some(native) = &mut self.native else {
+            return;
+        };
+        if native.settle(&self.common).await {
+            self.note_prefixes();
+            self.follow_dns64();
+            self.changed();
+        }
+    }
+
+    /// Notes what is announced from now on.
+    fn note_prefixes(&mut self) {
+        let own = self.common.network.prefixes.iter();
+        let mut announced: Vec<Ipv6Addr> = own.map(|prefix| prefix.address).collect();
+        announced.extend(self.native_prefix());
+        match stale::note(&self.common.journal.prefixes_path(), &announced) {
+            Ok(ended) => self.ended = ended,
+            Err(error) => tracing::warn!("cannot note which prefixes clients have: {error}"),
+        }
+    }
+
+    fn native_prefix(&self) -> Option<Ipv6Addr> {
+        let lease = self.native.as_ref()?.active()?;
+        Some(native::lan(lease))
     }
 
     fn changed(&mut self) {
@@ -380,7 +433,12 @@ impl Attending {
             mac: link.mac,
             mtu: link.mtu,
         };
-        let message = announcement(&self.common.network, link, health);
+        let passing = Passing {
+            lease: self.native.as_ref().and_then(Native::active),
+            ended: &self.ended,
+            now: Instant::now(),
+        };
+        let message = announcement(&self.common.network, link, health, passing);
         Some(message::encode(&message))
     }
 
@@ -420,6 +478,7 @@ impl Attending {
         }
         self.health = health;
         if self.looks.is_multiple_of(LOOKS_PER_COUNT) {
+            self.follow_dns64();
             self.count_clients().await;
             let sessions = self.sessions();
             self.line.show(Status {
@@ -430,7 +489,6 @@ impl Attending {
             });
         }
         if self.looks.is_multiple_of(LOOKS_PER_READING) {
-            self.follow_resolvers();
             self.follow_native();
         }
         self.looks = self.looks.wrapping_add(1);
@@ -452,7 +510,8 @@ impl Attending {
     /// taken: clients get new addresses then, and an upstream that is only renewed is left alone.
     fn follow_native(&mut self) {
         let network = &self.common.network;
-        if network.kind == Kind::Test || self.health != Health::Serving {
+        let is_fixed = matches!(network.kind, Kind::Test | Kind::Delegated);
+        if is_fixed || self.health != Health::Serving {
             self.other_native = None;
             return;
         }
@@ -472,29 +531,49 @@ impl Attending {
         }
     }
 
-    /// Where DNS64 asks the host's resolvers, it asks those that the host has now.
-    fn follow_resolvers(&mut self) {
+    /// Where DNS64 asks the host's resolvers, it asks those that the host has now; and native IPv6
+    /// may have come or gone since the gateway started.
+    fn follow_dns64(&mut self) {
         let Some(state) = self.common.gateway.load_full() else {
             return;
         };
-        let (Some(server), true) = (&state.dns64, self.common.follows_resolvers) else {
+        let (Some(server), Some(mut dns64)) = (&state.dns64, state.config.load().dns64.clone())
+        else {
             return;
         };
-        let now = resolvers::of_host();
-        let mut dns64 = state.config.load().dns64.clone();
-        if let Some(dns64) = &mut dns64
-            && !now.is_empty()
-            && self
-                .resolvers
-                .replace(now.clone())
-                .is_some_and(|before| before != now)
-        {
-            dns64.upstream = now;
-            match server.reload(dns64.clone()) {
-                Ok(()) => tracing::info!("asks the host's new resolvers"),
-                Err(error) => tracing::warn!("keeps the old resolvers: {error}"),
+        let gateway = Arc::downgrade(&state);
+        let told = self.dns64_told.take();
+        let told = told.filter(|told| Weak::ptr_eq(&told.gateway, &gateway));
+        let told = told.unwrap_or_else(|| Told {
+            gateway: Weak::clone(&gateway),
+            resolvers: dns64.upstream.clone(),
+            native: None,
+        });
+        let mut now = Told {
+            gateway,
+            resolvers: told.resolvers.clone(),
+            native: self.native_prefix(),
+        };
+        if self.common.follows_resolvers {
+            let of_host = resolvers::of_host();
+            if !of_host.is_empty() {
+                now.resolvers = of_host;
             }
         }
+        if told.resolvers != now.resolvers || told.native != now.native {
+            dns64.upstream.clone_from(&now.resolvers);
+            if let Some(native) = &self.native {
+                native.adapt_dns64(&mut dns64);
+            }
+            match server.reload(dns64) {
+                Ok(()) if told.resolvers != now.resolvers => {
+                    tracing::info!("asks the host's new resolvers");
+                }
+                Ok(()) => {}
+                Err(error) => tracing::warn!("DNS64 stays as it was: {error}"),
+            }
+        }
+        self.dns64_told = Some(now);
     }
 
     /// Why the translator does not serve; nothing if it does.
@@ -547,6 +626,9 @@ impl Attending {
         {
             tracing::debug!("the last advertisement was not sent: {error}");
         }
+        if let Some(native) = self.native.take() {
+            native.end().await;
+        }
         self.line.end();
     }
 }
@@ -555,6 +637,14 @@ impl Attending {
 async fn receive(socket: Option<&RaSocket>) -> io::Result<Received> {
     match socket {
         Some(socket) => socket.receive().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when a delegated prefix may have changed; never where none is asked for.
+async fn changed(native: Option<&mut Native>) {
+    match native {
+        Some(native) => native.changed().await,
         None => std::future::pending().await,
     }
 }

@@ -65,6 +65,13 @@ pub enum Change {
         /// The /64.
         prefix: Ipv6Addr,
     },
+    /// What nobody has of a prefix is answered "no route".
+    Unreachable {
+        /// Its first address.
+        prefix: Ipv6Addr,
+        /// Leading bits.
+        length: u8,
+    },
     /// The host answers for a client's address on this interface (RFC 4389).
     Proxy {
         /// Its name.
@@ -217,6 +224,17 @@ impl Host {
             Change::OnLink { interface, prefix } => {
                 self.route(interface, *prefix, 64, make).await?
             }
+            Change::Unreachable { prefix, length } => {
+                let route = RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(*prefix, *length)
+                    .kind(RouteType::Unreachable)
+                    .priority(ROUTE_METRIC)
+                    .build();
+                match make {
+                    true => handle.route().add(route).execute().await,
+                    false => handle.route().del(route).execute().await,
+                }
+            }
             Change::Proxy { interface, ip } => {
                 let mut add = handle
                     .neighbours()
@@ -289,6 +307,7 @@ pub fn text(change: &Change) -> String {
         Change::NoRoute { interface } => format!("answer \"no route\" to hosts on {interface}"),
         Change::Route { interface, ip } => format!("route {ip} to {interface}"),
         Change::OnLink { interface, prefix } => format!("route {prefix}/64 to {interface}"),
+        Change::Unreachable { prefix, length } => format!("reject {prefix}/{length}"),
         Change::Proxy { interface, ip } => format!("answer for {ip} on {interface}"),
     }
 }

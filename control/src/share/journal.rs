@@ -101,6 +101,24 @@ impl Journal {
             .map_err(JournalError::Host)
     }
 
+    /// Undoes one change of this share's; one that is not recorded is not its own.
+    pub fn unmake(&self, change: &Change) -> Result<(), JournalError> {
+        let _all = lock_all(&self.directory)?;
+        let mut record = read(&self.path);
+        let Some(at) = record.changes.iter().rposition(|made| made == change) else {
+            return Ok(());
+        };
+        self.host.undo(change)?;
+        record.changes.remove(at);
+        write(&self.path, &record)
+    }
+
+    /// The file beside the record that keeps which prefixes were announced.
+    pub fn prefixes_path(&self) -> PathBuf {
+        // The record's own extension, not that of an interface's name.
+        self.path.with_extension("prefixes")
+    }
+
     /// Sets a kernel parameter. One that has the value already is recorded only if another share
     /// has set it: whoever ends last puts it back.
     pub fn set(&self, key: &str, value: &str) -> Result<(), JournalError> {

@@ -8,10 +8,12 @@
 mod args;
 mod attend;
 mod beside;
+mod delegation;
 mod dhcpv4;
 mod dhcpv6;
 mod host;
 mod journal;
+mod native;
 mod network;
 mod ports;
 mod proxy;
@@ -19,6 +21,7 @@ mod ra;
 mod random;
 mod resolvers;
 mod setup;
+mod stale;
 mod status;
 mod ula;
 
@@ -138,7 +141,7 @@ fn share(
     common: &Arc<Common>,
 ) -> Result<(Ended, Listening), Failure> {
     setup::make(&common.journal, &common.network).map_err(journal_failure)?;
-    let attendant = Attendant::start(listening, settings, Arc::clone(common))?;
+    let attendant = Attendant::start(listening, config, settings, Arc::clone(common))?;
     let outcome = translate(config, settings, common);
     // The attendant may have ended, and all with it.
     common.stop.send_replace(true);

@@ -18,10 +18,12 @@ pub enum Kind {
     Routed,
     /// Native IPv6 from the upstream's own /64, with this host answering for the clients.
     Proxied,
+    /// Native IPv6 while the upstream's network delegates a prefix.
+    Delegated,
 }
 
 impl Kind {
-    /// Whether the kernel forwards native IPv6.
+    /// Whether the kernel forwards native IPv6 all the time.
     pub fn has_native(self) -> bool {
         matches!(self, Kind::Routed | Kind::Proxied)
     }
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Ipv4Only => "the upstream has no IPv6: every name by NAT64",
             Kind::Routed => "native IPv6 from a routed prefix",
             Kind::Proxied => "native IPv6 from the upstream's /64",
+            Kind::Delegated => "native IPv6 while a prefix is delegated (asked for by DHCPv6)",
         }
     }
 }

@@ -16,9 +16,10 @@ use super::journal::{Journal, JournalError};
 use super::network::{AnnouncedPrefix, Kind, Network};
 use super::random::Random;
 use super::{resolvers, ula};
-use crate::config::{Config, Located, Pool4Source, ShareKind, ShareSettings};
+use crate::config::{Config, Located, Pool4Source, PrefixChoice, ShareKind, ShareSettings};
 use crate::exit::Failure;
 use crate::machine;
+use crate::netlink::kernel::{Address, Link};
 
 /// Room for a network of some hundred hosts.
 const SESSION_COUNT_MAX: u32 = 65_536;
@@ -47,20 +48,22 @@ pub fn check(settings: &ShareSettings) -> Result<(), Failure> {
 pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Failure> {
     let upstream = &settings.upstream.value;
     let downstream = &settings.downstream.value;
+    let is_delegated = settings.prefix == PrefixChoice::Delegated;
     let native = match settings.kind {
-        ShareKind::Test => None,
-        ShareKind::Auto => upstream_prefix(upstream, None),
+        ShareKind::Auto if !is_delegated => upstream_prefix(upstream, None),
+        _ => None,
     };
-    let is_routed = settings.prefix.is_some_and(|ip| !ip.is_unique_local());
+    let is_routed = matches!(settings.prefix, PrefixChoice::Given(ip) if !ip.is_unique_local());
     let kind = match (settings.kind, native) {
         (ShareKind::Test, _) => Kind::Test,
+        (ShareKind::Auto, _) if is_delegated => Kind::Delegated,
         (ShareKind::Auto, None) => Kind::Ipv4Only,
         (ShareKind::Auto, Some(_)) if is_routed => Kind::Routed,
         (ShareKind::Auto, Some(_)) => Kind::Proxied,
     };
     let own = match settings.prefix {
-        Some(prefix) => prefix,
-        None => {
+        PrefixChoice::Given(prefix) => prefix,
+        PrefixChoice::Own | PrefixChoice::Delegated => {
             ula::prefix(&settings.state, downstream, &mut Random::seeded()).map_err(|error| {
                 let state = settings.state.display();
                 Failure::Failed(format!(
@@ -105,23 +108,42 @@ pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Fail
 /// The /64 of the upstream's global address, if a default route leads that way: the present one as
 /// long as it has it.
 pub fn upstream_prefix(upstream: &str, present: Option<Ipv6Addr>) -> Option<Ipv6Addr> {
-    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").ok()?;
-    let leads_out = routes.lines().any(|line| {
-        // Destination, its length, …, and the device at the end; `lo` has the reject routes.
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words.get(1) == Some(&"00") && words.last() == Some(&upstream)
-    });
-    leads_out.then_some(())?;
-    let addresses = nix::ifaddrs::getifaddrs().ok()?;
-    let prefixes = addresses
-        .filter(|found| found.interface_name == upstream)
-        .filter_map(|found| Some(found.address?.as_sockaddr_in6()?.ip()))
-        .filter(|ip| ip.segments()[0] & 0xe000 == 0x2000)
-        .map(|ip| Ipv6Addr::from(u128::from(ip) >> 64 << 64));
-    let prefixes: Vec<Ipv6Addr> = prefixes.collect();
+    leads_out(upstream).then_some(())?;
+    let prefixes = global_prefixes(upstream);
     present
         .filter(|present| prefixes.contains(present))
         .or_else(|| prefixes.first().copied())
+}
+
+/// Whether a default route leads that way.
+pub fn leads_out(upstream: &str) -> bool {
+    let routes = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    routes.lines().any(|line| {
+        // Destination, its length, …, and the device at the end; `lo` has the reject routes.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"00") && words.last() == Some(&upstream)
+    })
+}
+
+/// The /64s of an interface's global addresses.
+pub fn global_prefixes(interface: &str) -> Vec<Ipv6Addr> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let prefixes = addresses
+        .filter(|found| found.interface_name == interface)
+        .filter_map(|found| Some(found.address?.as_sockaddr_in6()?.ip()))
+        .filter(|ip| ip.segments()[0] & 0xe000 == 0x2000)
+        .map(|ip| Ipv6Addr::from(u128::from(ip) >> 64 << 64));
+    prefixes.collect()
+}
+
+/// An interface's link-local address, once it may be used.
+pub fn link_local(link: &Link, addresses: &[Address]) -> Option<Ipv6Addr> {
+    let own = addresses.iter().filter(|one| one.index == link.index);
+    own.filter_map(|one| match one.address.ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(ip),
+        _ => None,
+    })
+    .next()
 }
 
 /// Makes the host a router of the network.
@@ -139,7 +161,7 @@ pub fn make(journal: &Journal, network: &Network) -> Result<(), JournalError> {
     }
     keep_accepting_advertisements(journal, downstream)?;
     journal.set(&own("accept_ra"), "0")?;
-    if network.kind.has_native() {
+    if network.kind.has_native() || network.kind == Kind::Delegated {
         forward_everywhere(journal)?;
     }
     // The R flag of neighbour advertisements: without it hosts drop their default route as soon as

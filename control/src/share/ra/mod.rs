@@ -5,16 +5,19 @@ pub mod message;
 pub mod schedule;
 pub mod socket;
 
-use std::time::Duration;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
 use message::{Preference, PrefixInformation, RaOption, RouterAdvertisement};
 
+use super::delegation::client::Lease;
+use super::native;
 use super::network::Network;
 
 /// How long addresses are valid: the kernel of a host that was away for a night still has its own.
 const PREFIX_VALID_SECONDS: u32 = 86_400;
 /// How long addresses are preferred.
-const PREFIX_PREFERRED_SECONDS: u32 = 14_400;
+pub const PREFIX_PREFERRED_SECONDS: u32 = 14_400;
 /// The largest router lifetime (RFC 4861 section 6.2.1).
 const ROUTER_LIFETIME_MAX: u32 = 9000;
 
@@ -38,9 +41,26 @@ pub struct Link {
     pub mtu: u32,
 }
 
+/// Prefixes that come and go.
+#[derive(Debug, Clone, Copy)]
+pub struct Passing<'a> {
+    /// The delegated one, while there is native IPv6 by it.
+    pub lease: Option<&'a Lease>,
+    /// Those that clients may have from before.
+    pub ended: &'a [Ipv6Addr],
+    /// The time now.
+    pub now: Instant,
+}
+
 /// What is advertised, from what is known of the translator. Only one that serves is announced:
 /// otherwise its lifetimes are zero, so that hosts turn to another router at once.
-pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdvertisement {
+pub fn announcement(
+    network: &Network,
+    link: Link,
+    health: Health,
+    passing: Passing<'_>,
+) -> RouterAdvertisement {
+    let has_native = network.kind.has_native() || passing.lease.is_some();
     let lifetime = lifetime_seconds(network.ra_interval_max);
     let while_serving = |seconds| match health {
         Health::Serving => seconds,
@@ -48,7 +68,7 @@ pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdve
     };
     // Native IPv6 and the resolver work without the translator.
     let while_routing = |seconds| match health {
-        Health::Broken if network.kind.has_native() => seconds,
+        Health::Broken if has_native => seconds,
         _ => while_serving(seconds),
     };
     let routing = while_routing(lifetime);
@@ -56,18 +76,28 @@ pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdve
         RaOption::SourceLinkLayer(link.mac),
         RaOption::Mtu(network.mtu.unwrap_or(link.mtu)),
     ];
-    options.extend(network.prefixes.iter().map(|prefix| {
-        let is_leaving = health == Health::Leaving;
-        let lasting = |seconds| if is_leaving { 0 } else { seconds };
-        RaOption::Prefix(PrefixInformation {
-            prefix: prefix.address,
-            length: 64,
-            on_link: prefix.on_link,
-            autonomous: true,
-            valid: lasting(PREFIX_VALID_SECONDS),
-            preferred: lasting(PREFIX_PREFERRED_SECONDS),
+    let own = network.prefixes.iter();
+    let mut prefixes: Vec<PrefixInformation> = own
+        .map(|own| {
+            prefix(
+                own.address,
+                own.on_link,
+                PREFIX_VALID_SECONDS,
+                PREFIX_PREFERRED_SECONDS,
+            )
         })
-    }));
+        .collect();
+    prefixes.extend(passing.lease.map(|lease| delegated(lease, passing.now)));
+    if health == Health::Leaving {
+        for prefix in &mut prefixes {
+            (prefix.valid, prefix.preferred) = (0, 0);
+        }
+    }
+    // RFC 9096 section 3.5. Hosts shorten no lifetime to less than two hours (RFC 4862 section
+    // 5.5.3), but none is preferred any more.
+    let ended = passing.ended.iter();
+    prefixes.extend(ended.map(|ended| prefix(*ended, true, 0, 0)));
+    options.extend(prefixes.into_iter().map(RaOption::Prefix));
     options.extend(network.routes.iter().map(|route| RaOption::Route {
         prefix: route.0,
         length: route.1,
@@ -104,6 +134,32 @@ pub fn announcement(network: &Network, link: Link, health: Health) -> RouterAdve
         router_lifetime: u16::try_from(routing.min(ROUTER_LIFETIME_MAX)).unwrap_or(0),
         options,
     }
+}
+
+fn prefix(prefix: Ipv6Addr, on_link: bool, valid: u32, preferred: u32) -> PrefixInformation {
+    PrefixInformation {
+        prefix,
+        length: 64,
+        on_link,
+        autonomous: true,
+        valid,
+        preferred,
+    }
+}
+
+/// No lifetime is longer than the delegated prefix has left (RFC 7084 section 4.3, L-13).
+fn delegated(lease: &Lease, now: Instant) -> PrefixInformation {
+    let left = |until: Option<Instant>, most: u32| {
+        let seconds = until.map(|until| until.saturating_duration_since(now).as_secs());
+        let seconds = seconds.map_or(most, |left| u32::try_from(left).unwrap_or(most));
+        seconds.min(most)
+    };
+    prefix(
+        native::lan(lease),
+        true,
+        left(lease.valid_until, PREFIX_VALID_SECONDS),
+        left(lease.preferred_until, PREFIX_PREFERRED_SECONDS),
+    )
 }
 
 /// Three times the longest interval (RFC 4861 section 6.2.1, RFC 8106 section 5.1, RFC 8781
@@ -144,9 +200,65 @@ mod tests {
         mtu: 1500,
     };
 
+    fn nothing_passing() -> Passing<'static> {
+        Passing {
+            lease: None,
+            ended: &[],
+            now: Instant::now(),
+        }
+    }
+
+    /// Prefix, valid and preferred lifetime.
+    fn prefixes(message: &RouterAdvertisement) -> Vec<(String, u32, u32)> {
+        let all = message.options.iter().filter_map(|option| match option {
+            RaOption::Prefix(one) => Some((one.prefix.to_string(), one.valid, one.preferred)),
+            _ => None,
+        });
+        all.collect()
+    }
+
+    #[test]
+    fn rfc7084_section_4_3_a_delegated_prefix_lasts_no_longer_than_its_lease() {
+        let now = Instant::now();
+        let lease = Lease {
+            prefix: "2001:db8:42::".parse().unwrap(),
+            length: 56,
+            preferred_until: Some(now + Duration::from_secs(100)),
+            valid_until: Some(now + Duration::from_secs(200_000)),
+        };
+        let ended = ["2001:db8:41::".parse().unwrap()];
+        let passing = Passing {
+            lease: Some(&lease),
+            ended: &ended,
+            now,
+        };
+        let network = network(Kind::Delegated);
+        let serving = announcement(&network, LINK, Health::Serving, passing);
+        let own = ("fd00::".to_owned(), 86_400, 14_400);
+        let delegated = ("2001:db8:42::".to_owned(), 86_400, 100);
+        let old = ("2001:db8:41::".to_owned(), 0, 0);
+        assert_eq!(prefixes(&serving), [own, delegated, old]);
+        let later = Passing {
+            now: now + Duration::from_secs(101),
+            ..passing
+        };
+        let later = announcement(&network, LINK, Health::Serving, later);
+        assert_eq!(prefixes(&later)[1].2, 0);
+        let leaving = announcement(&network, LINK, Health::Leaving, passing);
+        assert!(
+            prefixes(&leaving)
+                .iter()
+                .all(|one| (one.1, one.2) == (0, 0))
+        );
+        let broken = announcement(&network, LINK, Health::Broken, passing);
+        assert_eq!(broken.router_lifetime, 540, "native IPv6 goes on");
+        let without = announcement(&network, LINK, Health::Broken, nothing_passing());
+        assert_eq!(without.router_lifetime, 0);
+    }
+
     /// Router lifetime; valid, and those of routes (given, and to PREF64), RDNSS, DNSSL, PREF64.
     fn lifetimes(kind: Kind, health: Health) -> (u32, Vec<u32>) {
-        let message = announcement(&network(kind), LINK, health);
+        let message = announcement(&network(kind), LINK, health, nothing_passing());
         let each = message.options.iter().filter_map(|option| match option {
             RaOption::Prefix(prefix) => Some(prefix.valid),
             RaOption::Route { lifetime, .. }
@@ -182,7 +294,12 @@ mod tests {
 
     #[test]
     fn rfc8781_section_4_1_the_prefix_outlives_three_intervals() {
-        let message = announcement(&network(Kind::Test), LINK, Health::Serving);
+        let message = announcement(
+            &network(Kind::Test),
+            LINK,
+            Health::Serving,
+            nothing_passing(),
+        );
         let read = message::decode(&message::encode(&message)).unwrap();
         let pref64 = read.options.iter().find_map(|option| match option {
             RaOption::Pref64 { lifetime, .. } => Some(*lifetime),
