@@ -128,6 +128,57 @@ fn no_gateway_is_1_and_says_where_it_looked() {
     );
 }
 
+#[test]
+fn a_lookup_that_cannot_be_answered_says_why() {
+    let folder = Folder::new("lookup");
+    fails(&["lookup", "203.0.113.5"], 2, &["IPv6 address or prefix"]);
+    fails(&["lookup", "203.0.113.5:1/sctp"], 2, &["none of udp"]);
+    let mapped = "203.0.113.5:1";
+    let at = "2026-11-02T10:00:00Z";
+    let both = ["lookup", mapped, "--at", at, "--from", at];
+    fails(&both, 2, &["cannot be used with"]);
+    fails(&["lookup", mapped, "--at", "noon"], 2, &["noon", "2026-"]);
+    let nowhere = folder.path("nowhere");
+    fails(
+        &["lookup", mapped, "--journal", &nowhere],
+        1,
+        &[&nowhere, "[log.journal]"],
+    );
+    fails(
+        &[
+            "lookup",
+            mapped,
+            "--journal",
+            &nowhere,
+            "--at",
+            "2999-01-01T00:00:00Z",
+        ],
+        1,
+        &["not yet"],
+    );
+    let file = folder.file("file", "");
+    fails(
+        &["lookup", mapped, "--journal", &file],
+        1,
+        &[&file, "give the directory"],
+    );
+    let config = folder.file("no_journal.toml", NAT64);
+    fails(
+        &["lookup", mapped, "--config", &config],
+        3,
+        &["no [log.journal]"],
+    );
+    fs::create_dir_all(folder.path("empty")).unwrap();
+    let empty = folder.path("empty");
+    let output = gate64(&["lookup", "2001:db8::/64", "--journal", &empty, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["covered"], false);
+    assert!(
+        json["notes"][0].as_str().unwrap().contains("is empty"),
+        "{json}"
+    );
+}
+
 fn capture(path: &Path, frames: &[Vec<u8>]) {
     let mut writer = pcap_file::pcap::PcapWriter::new(fs::File::create(path).unwrap()).unwrap();
     for (second, frame) in (1000u64..).zip(frames) {

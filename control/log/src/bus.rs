@@ -221,6 +221,6 @@ impl Bus {
 }
 
 /// The value, whether or not a thread panicked while it held it: every use is whole.
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gate64_log::config::{JournalConfig, SinkConfig, SinkKind, Target};
-use gate64_log::journal::{Journal, Question, lookup};
+use gate64_log::journal::{Journal, Question, Subject, lookup};
 use gate64_log::sink::Sink;
 use gate64_log::{Block, BlockAction, Bus, Condition, EventKind, Prefix6, Queue, What};
 use nix::mount::{MsFlags, mount, umount};
@@ -27,7 +27,7 @@ fn block(subscriber: u16, number: u16) -> Block {
     }
 }
 
-fn journal(bus: &Bus, path: &Path) -> Journal {
+fn journal(bus: &Arc<Bus>, path: &Path) -> Journal {
     let (queue, reader) = Queue::new(1 << 16, &[EventKind::Block]);
     let condition = Arc::new(Condition::default());
     bus.attach("journal", queue, Arc::clone(&condition), true);
@@ -35,7 +35,7 @@ fn journal(bus: &Bus, path: &Path) -> Journal {
         path: path.to_owned(),
         retention: Duration::from_secs(86_400),
     };
-    Journal::start(config, None, reader, condition).unwrap()
+    Journal::start(config, None, reader, condition, bus).unwrap()
 }
 
 fn problem(bus: &Bus) -> Option<String> {
@@ -56,10 +56,11 @@ fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 
 fn holder(path: &Path, number: u16) -> Option<Block> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now_ms = i64::try_from(now.as_millis()).unwrap();
     let question = Question {
-        v4: block(0, number).v4,
-        port: block(0, number).port_first,
-        at_ms: i64::try_from(now.as_millis()).unwrap(),
+        subject: Subject::Mapped(block(0, number).v4, block(0, number).port_first),
+        from_ms: now_ms,
+        to_ms: now_ms,
     };
     let answer = lookup(path, &question).ok()?;
     answer.holdings.first().map(|one| one.block)
@@ -94,7 +95,7 @@ impl Drop for Tiny {
 fn a_full_disk_is_said_once_and_what_is_held_is_known_when_there_is_room_again() {
     let disk = Tiny::new();
     let directory = disk.0.path().join("journal");
-    let bus = Bus::new(0);
+    let bus = Arc::new(Bus::new(0));
     let journal = journal(&bus, &directory);
     bus.tell(What::Started);
     bus.tell(What::Block(BlockAction::Allocated, block(1, 1)));
@@ -131,7 +132,7 @@ fn a_journal_that_cannot_be_made_is_tried_again() {
     let directory = place.path().join("file/journal");
     // A file is where a directory should be.
     std::fs::write(place.path().join("file"), "").unwrap();
-    let bus = Bus::new(0);
+    let bus = Arc::new(Bus::new(0));
     let journal = journal(&bus, &directory);
     bus.tell(What::Block(BlockAction::Allocated, block(7, 7)));
     let said = wait_for("problem", || problem(&bus));
@@ -153,7 +154,7 @@ fn a_read_only_journal_is_said() {
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let none: Option<&str> = None;
     mount(none, disk.0.path(), none, flags, none).unwrap();
-    let bus = Bus::new(0);
+    let bus = Arc::new(Bus::new(0));
     let journal = journal(&bus, &disk.0.path().join("journal"));
     let said = wait_for("problem", || problem(&bus));
     assert!(

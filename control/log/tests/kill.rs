@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gate64_log::config::JournalConfig;
-use gate64_log::journal::{Journal, Note, Question, lookup};
+use gate64_log::journal::{Journal, Note, Question, Subject, lookup};
 use gate64_log::{Block, BlockAction, Bus, Condition, EventKind, Prefix6, Queue, What};
 
 /// Names the directory to the process that is killed.
@@ -56,7 +56,7 @@ fn storm() {
         .append(true)
         .open(truth_path)
         .unwrap();
-    let bus = Bus::new(0);
+    let bus = Arc::new(Bus::new(0));
     let (queue, reader) = Queue::new(1 << 18, &[EventKind::Block]);
     let condition = Arc::new(Condition::default());
     bus.attach("journal", queue, Arc::clone(&condition), true);
@@ -64,7 +64,7 @@ fn storm() {
         path: directory.join("journal"),
         retention: Duration::from_secs(86_400),
     };
-    let _journal = Journal::start(config, None, reader, condition).unwrap();
+    let _journal = Journal::start(config, None, reader, condition, &bus).unwrap();
     bus.tell(What::Started);
     let mut held: Vec<Option<Block>> = vec![None; usize::try_from(BLOCKS).unwrap()];
     let mut subscriber = u64::try_from(now_ms()).unwrap() << 16 & 0xffff_ffff;
@@ -189,9 +189,9 @@ fn ask(directory: &Path, held: &[Held], killed_ms: i64) -> usize {
     for (one, at_ms) in sure.into_iter().step_by(step) {
         let expected = block(one.number, one.subscriber);
         let question = Question {
-            v4: expected.v4,
-            port: expected.port_first + 500,
-            at_ms,
+            subject: Subject::Mapped(expected.v4, expected.port_first + 500),
+            from_ms: at_ms,
+            to_ms: at_ms,
         };
         let answer = lookup(&directory.join("journal"), &question).unwrap();
         let found: Vec<Block> = answer.holdings.iter().map(|one| one.block).collect();
@@ -251,9 +251,9 @@ fn kill_again_and_again(which: u32) -> usize {
 /// A time after a kill is answered with a note that says so.
 fn after_the_kill_it_says_so(path: &Path, killed_ms: i64) {
     let question = Question {
-        v4: block(0, 0).v4,
-        port: 1024,
-        at_ms: killed_ms + 5,
+        subject: Subject::Mapped(block(0, 0).v4, 1024),
+        from_ms: killed_ms + 5,
+        to_ms: killed_ms + 5,
     };
     let answer = lookup(&path.join("journal"), &question).unwrap();
     let is_said = |note: &Note| matches!(note, Note::Crashed { .. });

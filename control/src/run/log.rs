@@ -33,8 +33,14 @@ impl Log {
             let (queue, reader) = Queue::new(JOURNAL_QUEUE_RECORDS, &[EventKind::Block]);
             let condition = Arc::new(Condition::default());
             bus.attach("journal", queue, Arc::clone(&condition), true);
-            Journal::start(journal.clone(), config.relog_interval, reader, condition)
-                .map_err(|error| Failure::Failed(format!("cannot start the journal: {error}")))
+            Journal::start(
+                journal.clone(),
+                config.relog_interval,
+                reader,
+                condition,
+                bus,
+            )
+            .map_err(|error| Failure::Failed(format!("cannot start the journal: {error}")))
         });
         let log = Log {
             bus: Arc::clone(bus),

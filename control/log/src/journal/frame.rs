@@ -22,7 +22,8 @@ pub const HEADER_LEN: usize = 32;
 pub const PAYLOAD_MAX: usize = 1 << 20;
 
 const MAGIC: u16 = 0x6764;
-const VERSION: u8 = 1;
+/// Of the format: another changes it.
+pub const VERSION: u8 = 1;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +180,13 @@ pub fn read(bytes: &[u8]) -> Option<(Header, &[u8])> {
         base_ms: i64::from_le_bytes(u64_at(head, 24).to_le_bytes()),
     };
     Some((header, payload))
+}
+
+/// The version of what begins like a frame, if it is not the one that is read here.
+pub fn other_version(bytes: &[u8]) -> Option<u8> {
+    let (magic, rest) = bytes.split_first_chunk::<2>()?;
+    let version = rest.first().copied()?;
+    (*magic == MAGIC.to_le_bytes() && version != VERSION).then_some(version)
 }
 
 fn u32_at(head: &[u8; HEADER_LEN], at: usize) -> u32 {

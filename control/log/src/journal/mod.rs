@@ -8,6 +8,7 @@
 mod frame;
 mod ledger;
 mod lookup;
+mod scan;
 mod segment;
 mod store;
 
@@ -20,9 +21,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::ledger::Ledger;
 pub use self::lookup::{Answer, Holding, Note, Question, lookup};
+pub use self::scan::Subject;
 use self::segment::End;
 use self::store::{Recovery, Store};
-use crate::bus::Condition;
+use crate::bus::{Bus, Condition};
 use crate::clock::unix_ms;
 use crate::config::JournalConfig;
 use crate::queue::Reader;
@@ -68,7 +70,7 @@ impl Settings {
 }
 
 impl Journal {
-    /// Starts the thread. What cannot be written is said once, in the program's messages and in
+    /// Starts the thread; the numbers of `bus` go on behind those of the process before. What cannot be written is said once, in the program's messages and in
     /// `condition`, and tried again every second.
     ///
     /// # Errors
@@ -78,6 +80,7 @@ impl Journal {
         relog_interval: Option<Duration>,
         reader: Reader,
         condition: Arc<Condition>,
+        bus: &Arc<Bus>,
     ) -> io::Result<Journal> {
         let settings = Arc::new(Settings::default());
         settings.set(config.retention, relog_interval);
@@ -88,6 +91,7 @@ impl Journal {
             relog_interval: 0,
             ledger: Ledger::default(),
             store: None,
+            bus: Arc::clone(bus),
             retry_at: Instant::now(),
             look_at: Instant::now() + LOOK_EVERY,
             config,
@@ -121,6 +125,7 @@ struct Writer {
     relog_interval: u64,
     ledger: Ledger,
     store: Option<Store>,
+    bus: Arc<Bus>,
     retry_at: Instant,
     look_at: Instant,
 }
@@ -163,6 +168,7 @@ impl Writer {
             none => {
                 let (store, recovery) = Store::open(&self.config)?;
                 tell_recovery(&self.config.path, &recovery);
+                self.bus.continue_from(recovery.next_sequence);
                 none.insert(store)
             }
         };
@@ -232,6 +238,20 @@ impl Writer {
 }
 
 fn tell_recovery(path: &Path, recovery: &Recovery) {
+    if let Some((path, version)) = &recovery.other_version {
+        tracing::warn!(
+            path = %path.display(),
+            "the last segment of the journal has format version {version}, which this gate64 cannot read: it is left as it is, and a segment of version {} begins",
+            frame::VERSION,
+        );
+    }
+    if let Some(path) = &recovery.unreadable {
+        tracing::error!(
+            path = %path.display(),
+            "nothing in the last segment of the journal can be read: it is left as it is; restore it from a copy, or move it away",
+        );
+        return;
+    }
     if !recovery.crashed {
         return;
     }
@@ -253,6 +273,10 @@ fn describe(path: &Path, error: &io::Error) -> String {
         }
         io::ErrorKind::ReadOnlyFilesystem => ": mount it for writing",
         io::ErrorKind::PermissionDenied => ": give gate64's user the directory",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            ": move away the file that stands where the directory should be"
+        }
+        io::ErrorKind::ResourceBusy => ": stop that one, or give each its own log.journal.path",
         _ => "",
     };
     format!(
@@ -263,3 +287,5 @@ fn describe(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod year;

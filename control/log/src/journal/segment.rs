@@ -182,6 +182,12 @@ impl Contents {
         self.bytes.len()
     }
 
+    /// The version of its format, if that is another and nothing of it can be read.
+    pub fn other_version(&self) -> Option<u8> {
+        let version = frame::other_version(&self.bytes)?;
+        self.frames().next().is_none().then_some(version)
+    }
+
     /// Its frames; damaged octets between them are stepped over.
     pub fn frames(&self) -> Frames<'_> {
         Frames {
@@ -225,6 +231,11 @@ impl<'a> Iterator for Frames<'a> {
         }
         None
     }
+}
+
+/// An error that says about what.
+pub fn naming(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Makes the directory's entries durable.

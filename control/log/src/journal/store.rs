@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::frame::{self, Encoder, Entry, FrameKind, Reason};
@@ -41,6 +42,10 @@ pub struct Recovery {
     pub octets_cut: u64,
     /// The sequence number after the last one written.
     pub next_sequence: u64,
+    /// The last segment is of a format that cannot be read here, and is left as it is.
+    pub other_version: Option<(PathBuf, u8)>,
+    /// Nothing of the last segment can be read; it is left as it is.
+    pub unreadable: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -87,7 +92,7 @@ impl Store {
             .write(true)
             .open(lock_path(&config.path))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| io::Error::other("another process writes it"))?;
+            .map_err(|(_, error)| lock_error(error))?;
         let segments = segment::list(&config.path)?;
         let recovery = recover(&config.path, segments.last())?;
         let store = Store {
@@ -317,6 +322,15 @@ impl Open {
     }
 }
 
+fn lock_error(error: Errno) -> io::Error {
+    match error {
+        Errno::EWOULDBLOCK => {
+            io::Error::new(io::ErrorKind::ResourceBusy, "another process writes it")
+        }
+        error => error.into(),
+    }
+}
+
 /// Renames a sealed segment, so that its name says what it covers.
 fn close(directory: &Path, name: &SegmentName, end_ms: i64) -> io::Result<()> {
     let closed = SegmentName {
@@ -334,12 +348,14 @@ fn recover(directory: &Path, last: Option<&SegmentName>) -> io::Result<Recovery>
         last_ms: None,
         octets_cut: 0,
         next_sequence: 0,
+        other_version: None,
+        unreadable: None,
     };
     let Some(name) = last else {
         return Ok(recovery);
     };
     let path = name.path(directory);
-    let contents = Contents::read(&path)?;
+    let contents = Contents::read(&path).map_err(|error| segment::naming(&path, &error))?;
     let (mut last_ms, mut whole, mut is_sealed) = (name.start_ms, 0, false);
     for found in contents.frames() {
         let header = &found.header;
@@ -355,8 +371,18 @@ fn recover(directory: &Path, last: Option<&SegmentName>) -> io::Result<Recovery>
     if name.end_ms.is_some() {
         return Ok(recovery);
     }
+    if let Some(version) = contents.other_version() {
+        // It is that gate64's; the next segment begins beside it.
+        recovery.other_version = Some((path, version));
+        return Ok(recovery);
+    }
     // A seal without its name: killed between the two.
     recovery.crashed = !is_sealed;
+    if whole == 0 && contents.len() > 0 {
+        // Not one frame can be read: whatever it is, nothing of it is thrown away.
+        recovery.unreadable = Some(path);
+        return Ok(recovery);
+    }
     recovery.octets_cut = contents.len() as u64 - whole;
     let mut file = OpenOptions::new().write(true).open(&path)?;
     file.set_len(whole)?;

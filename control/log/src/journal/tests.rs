@@ -1,9 +1,14 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
 use super::frame::Entry;
 use super::*;
 use crate::record::{Block, BlockAction, Prefix6, Record};
+
+mod clocks;
+mod damage;
+mod spans;
 
 const T0: i64 = 1_793_577_600_000;
 
@@ -90,10 +95,21 @@ impl Bench {
     }
 
     fn ask(&self, number: u16, at_ms: i64) -> Answer {
+        let port = 1024 + number * 512 + 77;
         let question = Question {
-            v4: Ipv4Addr::new(203, 0, 113, 5),
-            port: 1024 + number * 512 + 77,
-            at_ms,
+            subject: Subject::Mapped(Ipv4Addr::new(203, 0, 113, 5), port),
+            from_ms: at_ms,
+            to_ms: at_ms,
+        };
+        lookup(self.directory.path(), &question).unwrap()
+    }
+
+    /// Everything that a subscriber had in a span of time.
+    fn had(&self, subscriber: u16, from_ms: i64, to_ms: i64) -> Answer {
+        let question = Question {
+            subject: Subject::Subscriber(block(subscriber, 0).subscriber),
+            from_ms,
+            to_ms,
         };
         lookup(self.directory.path(), &question).unwrap()
     }
@@ -238,7 +254,7 @@ fn a_damaged_frame_costs_its_own_records_only() {
     assert_eq!(known.count(), 49);
     let notes = bench.ask(0, at).notes;
     assert!(
-        matches!(notes[..], [Note::Damaged { octets: 1.. }]),
+        matches!(notes[..], [Note::Damaged { octets: 1.., .. }]),
         "{notes:?}"
     );
 }
@@ -383,117 +399,5 @@ fn every_answer_is_that_of_a_list() {
             expected.map(|who| block(who, number)),
             "{number} at {asked}"
         );
-    }
-}
-
-/// A year's blocks of a hundred thousand subscribers, and a thousand look-ups in them. Needs some
-/// gigabytes under `TMPDIR`: `cargo test --release -p gate64-log -- --ignored --nocapture a_year`.
-#[test]
-#[ignore = "minutes, and gigabytes of disk"]
-fn a_year_of_a_hundred_thousand_subscribers() {
-    let number = |name: &str, default: u64| {
-        let text = std::env::var(name);
-        text.map_or(default, |text| text.parse().unwrap())
-    };
-    let subscribers = number("GATE64_YEAR_SUBSCRIBERS", 100_000);
-    let days = number("GATE64_YEAR_DAYS", 365);
-    let per_day = number("GATE64_YEAR_BLOCKS_PER_DAY", 4);
-    // A running journal writes every 500 ms; fewer and longer frames take less time to make.
-    let step_ms = number("GATE64_YEAR_WRITE_MS", 500);
-    let mut bench = Bench::new();
-    bench.store.as_mut().unwrap().set_durable(false);
-    let mut random = Lcg(1);
-    // Two blocks for each subscriber; which of them a subscriber gets is random.
-    let mut held: Vec<Option<u64>> = vec![None; usize::try_from(subscribers * 2).unwrap()];
-    let per_write = 2 * subscribers * per_day * step_ms / 86_400_000;
-    let writes = days * 86_400_000 / step_ms;
-    let mut fraction = 0;
-    let mut truth: Vec<(Block, i64)> = Vec::new();
-    for write in 0..writes {
-        let now_ms = T0 + i64::try_from(write * step_ms).unwrap();
-        // The part of an event that the division left out.
-        fraction += 2 * subscribers * per_day * step_ms % 86_400_000;
-        let extra = fraction / 86_400_000;
-        fraction %= 86_400_000;
-        for event in 0..per_write + extra {
-            let place = random.below(held.len() as u64);
-            let slot = &mut held[usize::try_from(place).unwrap()];
-            let (action, subscriber) = match slot.take() {
-                Some(subscriber) => (BlockAction::Released, subscriber),
-                None => {
-                    let subscriber = random.below(subscribers);
-                    *slot = Some(subscriber);
-                    (BlockAction::Allocated, subscriber)
-                }
-            };
-            let block = year_block(place, subscriber);
-            let at_ms = now_ms + i64::try_from(event).unwrap();
-            bench.take(at_ms, What::Block(action, block));
-            if action == BlockAction::Allocated && random.below(100_000) == 0 {
-                truth.push((block, at_ms));
-            }
-        }
-        bench.write(now_ms + i64::try_from(step_ms).unwrap() - 1);
-    }
-    bench.end(End::Stopped, T0 + i64::try_from(days).unwrap() * 86_400_000);
-    let segments = bench.segments();
-    let octets: u64 = segments
-        .iter()
-        .map(|one| {
-            std::fs::metadata(one.path(bench.directory.path()))
-                .unwrap()
-                .len()
-        })
-        .sum();
-    println!(
-        "{subscribers} subscribers, {days} days, {per_day} blocks a day each: {} segments, {} MiB, {} octets per subscriber and day",
-        segments.len(),
-        octets >> 20,
-        octets / subscribers / days
-    );
-    let mut times: Vec<Duration> = Vec::new();
-    for (block, at_ms) in truth.iter().step_by((truth.len() / 1000).max(1)) {
-        let began = Instant::now();
-        let question = Question {
-            v4: block.v4,
-            port: block.port_first + 7,
-            at_ms: *at_ms,
-        };
-        let answer = lookup(bench.directory.path(), &question).unwrap();
-        times.push(began.elapsed());
-        assert_eq!(answer.holdings.len(), 1, "{block:?} at {at_ms}: {answer:?}");
-        assert_eq!(answer.holdings[0].block, *block);
-    }
-    times.sort();
-    println!(
-        "{} look-ups: median {:?}, longest {:?}",
-        times.len(),
-        times[times.len() / 2],
-        times[times.len() - 1]
-    );
-}
-
-struct Lcg(u64);
-
-impl Lcg {
-    fn below(&mut self, below: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        (self.0 >> 33) % below
-    }
-}
-
-/// 126 blocks an address, and a subscriber's /64 out of 2001:db8::/32.
-fn year_block(place: u64, subscriber: u64) -> Block {
-    Block {
-        subscriber: Prefix6 {
-            ip: Ipv6Addr::from((0x2001_0db8 << 96) | (u128::from(subscriber) << 64)),
-            length: 64,
-        },
-        v4: Ipv4Addr::from(0xcb00_0000 + u32::try_from(place / 126).unwrap()),
-        port_first: 1024 + u16::try_from(place % 126).unwrap() * 512,
-        port_count: 512,
     }
 }

@@ -1,0 +1,187 @@
+//! A journal that strangers had their hands on: cut, flipped, foreign, of another version. Answers are
+//! right or missing with a note, never wrong, and nothing panics.
+
+use super::*;
+
+/// A journal of one segment with eight blocks, and its octets.
+fn small() -> (Bench, PathBuf, Vec<u8>) {
+    let mut bench = Bench::new();
+    for number in 0..8 {
+        let at_ms = T0 + i64::from(number) * 1000;
+        bench.block(at_ms, BlockAction::Allocated, block(number, number));
+    }
+    // No process holds it any more.
+    bench.store = None;
+    let path = bench.segments()[0].path(bench.directory.path());
+    let octets = std::fs::read(&path).unwrap();
+    (bench, path, octets)
+}
+
+/// Each block has its own holder or, which a note explains, none.
+#[track_caller]
+fn right_or_missing(bench: &Bench, what: &str) -> usize {
+    let mut missing = 0;
+    for number in [0, 7] {
+        let answer = bench.ask(number, T0 + 7000);
+        let who: Vec<Block> = answer.holdings.iter().map(|one| one.block).collect();
+        if who.is_empty() {
+            missing += 1;
+            assert_ne!(answer.notes, [], "{what}");
+        } else {
+            assert_eq!(who, [block(number, number)], "{what}");
+        }
+    }
+    missing
+}
+
+#[test]
+fn cut_at_each_octet() {
+    let (mut bench, path, octets) = small();
+    let mut cut = 0;
+    for length in 0..octets.len() {
+        std::fs::write(&path, &octets[..length]).unwrap();
+        cut += usize::from(right_or_missing(&bench, "cut") > 0);
+        // The next start opens it, and closes what there is.
+        let recovery = bench.restart();
+        bench.store = None;
+        assert!(recovery.crashed);
+        right_or_missing(&bench, "cut and closed");
+        for name in bench.segments() {
+            std::fs::remove_file(name.path(bench.directory.path())).unwrap();
+        }
+    }
+    // The last frame is missing in all, so this is no test of nothing.
+    assert_eq!(cut, octets.len());
+}
+
+#[test]
+fn each_bit_flipped() {
+    let (bench, path, octets) = small();
+    let mut missing = 0;
+    for bit in 0..octets.len() * 8 {
+        let mut bad = octets.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &bad).unwrap();
+        missing += right_or_missing(&bench, "flipped");
+    }
+    assert!(missing > 0);
+    // The next start leaves what it cannot read of the middle, and cuts at the end only.
+    let mut bad = octets.clone();
+    bad[octets.len() / 2] ^= 0x10;
+    std::fs::write(&path, &bad).unwrap();
+    let (_store, recovery) = Store::open(&config(bench.directory.path())).unwrap();
+    assert_eq!((recovery.crashed, recovery.octets_cut), (true, 0));
+}
+
+/// Pieces cut out, doubled, zeroed, swapped and made up: as many as a test has time for.
+#[test]
+fn mutations_of_a_segment_are_read_without_harm() {
+    let (bench, path, octets) = small();
+    let mut state = 3u64;
+    let mut random = |below: usize| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(state >> 33).unwrap() % below.max(1)
+    };
+    for _ in 0..1000 {
+        let mut bad = octets.clone();
+        for _ in 0..=random(4) {
+            let at = random(bad.len());
+            let length = random((bad.len() - at).min(200));
+            let other = random(bad.len());
+            match random(5) {
+                0 => drop(bad.drain(at..at + length)),
+                1 => bad.extend_from_within(at..at + length),
+                2 => bad[at..at + length].fill(0),
+                3 => bad.swap(at, other),
+                _ => bad
+                    .splice(at..at, (0..length).map(|_| random(256).to_le_bytes()[0]))
+                    .for_each(drop),
+            }
+        }
+        std::fs::write(&path, &bad).unwrap();
+        for number in [0, 7] {
+            // A frame that is there twice may be believed twice; one that is not whole never is.
+            for one in bench.ask(number, T0 + 7000).holdings {
+                assert_eq!(one.block, block(number, number));
+            }
+            bench.had(number, i64::MIN, i64::MAX);
+        }
+    }
+}
+
+#[test]
+fn foreign_files_in_the_directory() {
+    let (mut bench, path, _) = small();
+    let directory = bench.directory.path().to_owned();
+    for name in ["notes.txt", "00000001_copy.g64j", ".g64j", "00000001.g64j~"] {
+        std::fs::write(directory.join(name), "hello").unwrap();
+    }
+    std::fs::create_dir(directory.join("old")).unwrap();
+    assert_eq!(right_or_missing(&bench, "beside foreign files"), 0);
+    // What only has the name of a segment is read by nobody and thrown away by nobody.
+    let text = "dear diary ".repeat(100);
+    std::fs::write(&path, &text).unwrap();
+    let answer = bench.ask(1, T0 + 5000);
+    assert_eq!(answer.holdings, []);
+    assert!(
+        matches!(answer.notes[0], Note::Damaged { octets: 1100, .. }),
+        "{answer:?}"
+    );
+    let recovery = bench.restart();
+    assert_eq!(recovery.unreadable.as_deref(), Some(&*path));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    bench.block(T0 + 90_000, BlockAction::Allocated, block(5, 5));
+    assert_eq!(bench.held(5, T0 + 90_000).unwrap().0, block(5, 5));
+    // A directory with the name of a segment.
+    bench.store = None;
+    let name = bench.segments()[1].path(&directory);
+    std::fs::remove_file(&name).unwrap();
+    std::fs::create_dir(&name).unwrap();
+    let question = Question {
+        subject: Subject::Mapped(block(1, 1).v4, block(1, 1).port_first),
+        from_ms: T0 + 91_000,
+        to_ms: T0 + 91_000,
+    };
+    let error = lookup(&directory, &question).unwrap_err().to_string();
+    assert!(error.contains(&*name.to_string_lossy()), "{error}");
+    let error = Store::open(&config(&directory)).unwrap_err().to_string();
+    assert!(error.contains(&*name.to_string_lossy()), "{error}");
+}
+
+#[test]
+fn another_version_is_said_and_left_as_it_is() {
+    let (mut bench, path, mut octets) = small();
+    // Every frame of it.
+    let mut at = 0;
+    while let Some((header, _)) = frame::read(&octets[at..]) {
+        octets[at + 2] = 2;
+        at += frame::HEADER_LEN + header.payload_len;
+    }
+    std::fs::write(&path, &octets).unwrap();
+    let answer = bench.ask(1, T0 + 5000);
+    assert_eq!(answer.holdings, []);
+    let note = Note::OtherVersion {
+        segment: 1,
+        version: 2,
+    };
+    assert!(answer.notes.contains(&note), "{answer:?}");
+    let recovery = bench.restart();
+    assert_eq!(recovery.other_version, Some((path.clone(), 2)));
+    assert_eq!(std::fs::read(&path).unwrap(), octets);
+    bench.block(T0 + 90_000, BlockAction::Allocated, block(5, 5));
+    assert_eq!(bench.held(5, T0 + 90_000).unwrap().0, block(5, 5));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let gone = Path::new("/nonexistent/journal");
+    let question = Question {
+        subject: Subject::Mapped(Ipv4Addr::LOCALHOST, 1),
+        from_ms: 0,
+        to_ms: 0,
+    };
+    let error = lookup(gone, &question).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}

@@ -1,0 +1,265 @@
+//! `gate64 lookup`: who had an address and port, what a subscriber had, and when. Reads files, so that
+//! gate64 need not run. The configuration is asked first, for what it alone decides; then the
+//! journal.
+
+mod answer;
+mod subject;
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use gate64_dataplane::config::StaticBib;
+use gate64_log::journal::{self, Note, Question};
+
+use crate::check;
+use crate::cli::DEFAULT_CONFIG;
+use crate::config::{self, Config};
+use crate::exit::Failure;
+use answer::{Answer, Holder, When, note_text, rfc3339};
+pub use subject::What;
+
+/// `gate64 lookup`.
+#[derive(Debug, Args)]
+pub struct LookupArgs {
+    /// Pool address and port, with a protocol or without: 203.0.113.5:31007/udp; or a subscriber's prefix,
+    /// or an address in it: 2001:db8:42::/64
+    #[arg(value_name = "IP:PORT[/PROTO]|SUBSCRIBER")]
+    pub what: What,
+    /// When (RFC 3339): 2026-11-02T10:00:00Z, 2026-11-02T11:00:00+01:00; now if left out
+    #[arg(long, value_name = "TIME", value_parser = subject::time, conflicts_with_all = ["from", "to"])]
+    pub at: Option<SystemTime>,
+    /// Everybody who had it from then on; the beginning of the journal if only --to is given
+    #[arg(long, value_name = "TIME", value_parser = subject::time)]
+    pub from: Option<SystemTime>,
+    /// Until then; now if only --from is given
+    #[arg(long, value_name = "TIME", value_parser = subject::time)]
+    pub to: Option<SystemTime>,
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// A journal's directory, in place of a configuration
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub journal: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &LookupArgs) -> ExitCode {
+    match find(args).and_then(|answer| show(&answer, args.json)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn find(args: &LookupArgs) -> Result<Answer, Failure> {
+    let asked = asked(args, SystemTime::now())?;
+    let mut answer = Answer::new(args.what, asked.when());
+    let directory = match &args.journal {
+        Some(directory) => directory.clone(),
+        None => {
+            let (config, _) = config::load(&args.config).map_err(|report| {
+                eprint!("{report}");
+                Failure::Configuration(check::summary(&report))
+            })?;
+            answer.holders = from_configuration(&config, &args.what);
+            // A port of a static entry is nobody else's; a subscriber may have blocks too.
+            if !answer.holders.is_empty() && matches!(args.what, What::Mapped(..)) {
+                return Ok(answer);
+            }
+            journal_of(&config)?
+        }
+    };
+    from_journal(&directory, &asked, &mut answer)?;
+    Ok(answer)
+}
+
+/// The time that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    what: What,
+    /// `None` for the beginning of the journal.
+    from: Option<SystemTime>,
+    to: SystemTime,
+    is_moment: bool,
+}
+
+impl Asked {
+    fn when(&self) -> When {
+        match self.is_moment {
+            true => When::At {
+                at: rfc3339(self.to),
+            },
+            false => When::Span {
+                from: self.from.map(rfc3339),
+                to: rfc3339(self.to),
+            },
+        }
+    }
+
+    fn question(&self) -> Question {
+        Question {
+            subject: self.what.subject(),
+            from_ms: self.from.map_or(i64::MIN, unix_ms),
+            to_ms: unix_ms(self.to),
+        }
+    }
+}
+
+fn asked(args: &LookupArgs, now: SystemTime) -> Result<Asked, Failure> {
+    let is_moment = args.from.is_none() && args.to.is_none();
+    let to = args.at.or(args.to).unwrap_or(now);
+    let from = if is_moment { Some(to) } else { args.from };
+    for at in from.into_iter().chain(args.at.or(args.to)) {
+        if at > now {
+            return Err(Failure::Failed(format!(
+                "{} is not yet: give a time in the past",
+                rfc3339(at)
+            )));
+        }
+    }
+    match from {
+        Some(from) if from > to => Err(Failure::Failed(format!(
+            "--from {} is after --to {}: swap them",
+            rfc3339(from),
+            rfc3339(to)
+        ))),
+        from => Ok(Asked {
+            what: args.what,
+            from,
+            to,
+            is_moment,
+        }),
+    }
+}
+
+fn unix_ms(at: SystemTime) -> i64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What the configuration alone decides: static entries.
+fn from_configuration(config: &Config, what: &What) -> Vec<Holder> {
+    let is_meant = |entry: &&StaticBib| match what {
+        What::Mapped(v4, port, protocol) => {
+            (entry.v4.ip, entry.v4.port) == (*v4, *port)
+                && protocol.is_none_or(|wanted| wanted == entry.protocol)
+        }
+        What::Subscriber(prefix) => {
+            let differ = u128::from(entry.v6.ip) ^ u128::from(prefix.ip);
+            differ.leading_zeros() >= u32::from(prefix.length)
+        }
+    };
+    let host = |v6: Ipv6Addr| format!("{v6}/128");
+    let holder = |entry: &StaticBib| Holder {
+        subscriber: host(entry.v6.ip),
+        v4: entry.v4.ip,
+        port_first: entry.v4.port,
+        port_last: entry.v4.port,
+        from: None,
+        until: None,
+        source: "static",
+    };
+    let entries = config.nat64.static_bib.iter();
+    entries.filter(is_meant).map(holder).collect()
+}
+
+fn journal_of(config: &Config) -> Result<PathBuf, Failure> {
+    let journal = config.log.journal.as_ref();
+    journal.map(|journal| journal.path.clone()).ok_or_else(|| {
+        Failure::Configuration(
+            "there is no [log.journal]: write one to be able to look up what happens from now on"
+                .to_owned(),
+        )
+    })
+}
+
+fn from_journal(directory: &Path, asked: &Asked, answer: &mut Answer) -> Result<(), Failure> {
+    let found = journal::lookup(directory, &asked.question())
+        .map_err(|error| Failure::Failed(unreadable(directory, &error)))?;
+    let is_gap = |note: &Note| {
+        matches!(
+            note,
+            Note::NotCovered { .. } | Note::Crashed { .. } | Note::OtherVersion { .. }
+        )
+    };
+    answer.covered = !found.notes.iter().any(is_gap);
+    answer.notes.extend(found.notes.iter().map(note_text));
+    let holders = found.holdings.iter().map(Holder::from_journal);
+    answer.holders.extend(holders);
+    Ok(())
+}
+
+/// One sentence: what is wrong, where, and what to do.
+fn unreadable(directory: &Path, error: &io::Error) -> String {
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => {
+            ": is that the directory of [log.journal] path, and has gate64 run with it?"
+        }
+        io::ErrorKind::PermissionDenied => ": run it as root or as gate64's user",
+        io::ErrorKind::NotADirectory => ": give the directory, not a file in it",
+        _ => "",
+    };
+    // The error names the file, if it is not the directory itself.
+    format!(
+        "the journal in {} cannot be read: {error}{advice}",
+        directory.display()
+    )
+}
+
+fn show(answer: &Answer, json: bool) -> Result<(), Failure> {
+    if json {
+        let text = serde_json::to_string_pretty(answer)
+            .map_err(|error| Failure::Failed(error.to_string()))?;
+        println!("{text}");
+        return Ok(());
+    }
+    print!("{}", answer.text());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn args(at: Option<u64>, from: Option<u64>, to: Option<u64>) -> LookupArgs {
+        let time = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        LookupArgs {
+            what: "2001:db8::/64".parse().unwrap(),
+            at: at.map(time),
+            from: from.map(time),
+            to: to.map(time),
+            config: PathBuf::new(),
+            journal: None,
+            json: false,
+        }
+    }
+
+    #[test]
+    fn times_that_are_asked_for() {
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        let ask = |args: &LookupArgs| asked(args, now).map(|asked| asked.question());
+        let span = |args: &LookupArgs| ask(args).map(|one| (one.from_ms, one.to_ms)).unwrap();
+        assert_eq!(span(&args(None, None, None)), (1_000_000, 1_000_000));
+        assert_eq!(span(&args(Some(7), None, None)), (7000, 7000));
+        assert_eq!(span(&args(None, Some(7), None)), (7000, 1_000_000));
+        assert_eq!(span(&args(None, None, Some(7))), (i64::MIN, 7000));
+        assert_eq!(span(&args(None, Some(7), Some(9))), (7000, 9000));
+        for (wrong, says) in [
+            (args(Some(1001), None, None), "is not yet"),
+            (args(None, Some(1001), None), "is not yet"),
+            (args(None, None, Some(1001)), "is not yet"),
+            (args(None, Some(9), Some(7)), "swap them"),
+        ] {
+            let error = ask(&wrong).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}
