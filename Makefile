@@ -68,13 +68,15 @@ bench-journal:
 	@./deploy/deps.sh build
 	cargo test --release --package gate64-log -- --ignored --nocapture a_year
 
-# gate64 beside tayga, the kernel and a null forwarder, over veth in namespaces of its own.
-ROUNDS ?= 5
+# gate64 beside tayga, the kernel and a null forwarder, over veth in namespaces of its own. At most seven minutes, unless
+# PEERS says more, such as PEERS='--minutes 60 --rounds 50 --seconds 2'.
+PEERS ?=
 bench-peers: build
 	@./deploy/deps.sh bench
-	$(AS_ROOT) ./deploy/test/bench_peers.py $(GATE64) $(ROUNDS)
+	$(AS_ROOT) ./deploy/test/bench_peers.py $(GATE64) $(PEERS)
 
 # gate64, unbound and BIND as DNS64 in front of one nsd: CPU time for each answer, over the loopback interface.
+ROUNDS ?= 5
 bench-dns: build
 	@./deploy/deps.sh bench
 	./deploy/test/bench_dns.py $(GATE64) $(ROUNDS)

@@ -125,7 +125,7 @@ fn write_l4(l4: &mut [u8], protocol: Protocol, ports: (u16, u16), icmp_type: u8,
 pub const ACK: u8 = tcp_flag::ACK;
 
 /// Which flow comes next.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
     /// Each as likely as any other.
     Uniform,

@@ -22,9 +22,11 @@ use crate::measure::Spread;
 
 const FRAMES_PER_WORKER: u32 = 4096;
 /// Sessions over all workers, the same for one and for several.
-const SESSIONS: u64 = 200_000;
+pub const SESSIONS_OF_TEAM: u32 = 200_000;
 /// Packets that a port sends again and again.
 const PACKETS: usize = 8192;
+/// A run of a team.
+const RUN: Duration = Duration::from_millis(60);
 const ETHERNET: usize = 14;
 const PACKET: usize = 80;
 
@@ -115,7 +117,7 @@ impl Team {
     /// `workers` workers; with `crossing`, every packet from IPv4 arrives at another worker than
     /// its owner.
     pub fn new(workers: u8, crossing: bool) -> Result<Team, BenchError> {
-        let size = Size::of(SESSIONS);
+        let size = Size::of(SESSIONS_OF_TEAM.into());
         let shared = size.shared(workers);
         let mut engines = Vec::new();
         let mut owned: Vec<Vec<(Flow, TransportAddr4)>> = Vec::new();
@@ -281,6 +283,57 @@ pub struct Scaling {
     pub handed_off: Spread,
 }
 
+/// Rates of a number of workers, one for each repetition.
+pub struct Rates {
+    /// Packets forwarded per second, both directions together.
+    pub rates: Vec<f64>,
+    /// The same to what one worker forwarded before and after.
+    pub to_one: Vec<f64>,
+}
+
+/// Cores that this process may run on.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `count` workers beside one, all packets arriving at their owner.
+pub fn rates(count: u8, repeats: u32) -> Result<Rates, BenchError> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if usize::from(count) > cores.len() {
+        return Err(BenchError::Cores {
+            wanted: count.into(),
+            available: cores.len(),
+        });
+    }
+    let mut alone = Team::new(1, false)?;
+    let mut together = Team::new(count, false)?;
+    for team in [&mut alone, &mut together] {
+        team.run(RUN, &cores);
+    }
+    let (mut rates, mut to_one) = (Vec::new(), Vec::new());
+    for _ in 0..repeats {
+        let before = alone.run(RUN, &cores);
+        let rate = together.run(2 * RUN, &cores);
+        let after = alone.run(RUN, &cores);
+        rates.push(rate);
+        to_one.push(2.0 * rate / (before + after));
+    }
+    all_translated(&mut [&mut alone, &mut together])?;
+    Ok(Rates { rates, to_one })
+}
+
+fn all_translated(teams: &mut [&mut Team]) -> Result<(), BenchError> {
+    let dropped = teams.iter_mut().map(|team| team.dropped()).sum();
+    if dropped > 0 {
+        return Err(BenchError::NotTranslated {
+            what: "workers",
+            refused: dropped,
+            packets: dropped,
+        });
+    }
+    Ok(())
+}
+
 /// Compares one worker with `workers`.
 pub fn scaling(workers: usize, rounds: usize) -> Result<Scaling, BenchError> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
@@ -293,7 +346,7 @@ pub fn scaling(workers: usize, rounds: usize) -> Result<Scaling, BenchError> {
     let mut alone = Team::new(1, false)?;
     let mut together = Team::new(count, false)?;
     let mut crossing = Team::new(count, true)?;
-    let time = Duration::from_millis(60);
+    let time = RUN;
     let (mut direct, mut handed_off) = (Vec::new(), Vec::new());
     for team in [&mut alone, &mut together, &mut crossing] {
         team.run(time, &cores);
@@ -307,14 +360,7 @@ pub fn scaling(workers: usize, rounds: usize) -> Result<Scaling, BenchError> {
         direct.push((b1 + b2) / (a1 + a2));
         handed_off.push(2.0 * c / (a1 + a2));
     }
-    let dropped = alone.dropped() + together.dropped() + crossing.dropped();
-    if dropped > 0 {
-        return Err(BenchError::NotTranslated {
-            what: "workers",
-            refused: dropped,
-            packets: dropped,
-        });
-    }
+    all_translated(&mut [&mut alone, &mut together, &mut crossing])?;
     Ok(Scaling {
         direct: Spread::of(&mut direct),
         handed_off: Spread::of(&mut handed_off),

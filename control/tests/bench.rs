@@ -90,6 +90,27 @@ fn packets_are_measured_and_the_page_has_plots() {
     assert!(text.contains("trials of 0.01 s instead of 60 s"));
 }
 
+#[test]
+fn echoes_popular_flows_and_workers_are_measured() {
+    let args = ["rfc9693", "--sessions", "100", "--protocol", "icmp"];
+    let more = ["--popularity", "zipf", "--workers", "1"];
+    let report = json(&[&args[..], &more[..]].concat());
+    let surroundings = report["surroundings"].to_string();
+    for part in ["ICMP echo", "by Zipf's law"] {
+        assert!(surroundings.contains(part), "{surroundings}");
+    }
+    let results = report["results"].as_array().unwrap();
+    let of_workers = |key: &str| {
+        let of_key = |one: &&Value| one["key"] == key && one["workers"] == 1;
+        results.iter().find(of_key).unwrap()["median"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(of_workers("throughput") > 0.0);
+    assert!(of_workers("relative_scale_up") > 0.0);
+    assert_eq!(results.len(), 5);
+}
+
 #[track_caller]
 fn fails(args: &[&str], code: i32, says: &str) {
     let output = bench(&[args, &SMALL].concat());
@@ -117,11 +138,22 @@ fn what_cannot_be_measured_is_a_line_and_no_result() {
         1,
         "raise --sessions-per-client",
     );
+    let many = ["--sessions", "3900000000", "--sessions-per-client", "60000"];
+    fails(&[&["rfc9693"], &many[..]].concat(), 1, "MiB of memory");
+    let table = ["--sessions", "100", "--table", "4000000000"];
+    fails(&[&["rfc8219"], &table[..]].concat(), 1, "MiB of memory");
+    fails(
+        &["rfc9693", "--workers", "1,255"],
+        1,
+        "255 workers need as many cores",
+    );
     fails(&["rfc8219", "--frame-octets", "83"], 2, "from 84 to 1518");
     fails(&["rfc8219", "--initiator", "lo"], 2, "--initiator-via");
     fails(&["rfc8219", "--clear", "true"], 2, "--initiator");
     let interfaces = ["--initiator", "g64none0", "--initiator-via", "2001:db8::1"];
     let others = ["--responder", "g64none1", "--responder-via", "192.0.2.1"];
+    let workers = [&["rfc9693", "--workers", "1"], &interfaces[..], &others[..]];
+    fails(&workers.concat(), 1, "--set-workers");
     fails(
         &[&["rfc8219"], &interfaces[..], &others[..]].concat(),
         5,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gate64_wire::addr::Protocol;
 
-use crate::verdict::{DropReason, Side};
+use crate::verdict::{DropReason, HandoffReason, Side};
 
 /// Gives every counter a place in the array; families take as many places as they have labels.
 macro_rules! counter_ids {
@@ -49,6 +49,8 @@ counter_ids! {
     packets_held: 2,
     /// Packets handed to another worker, by side.
     packets_handed_off: 2,
+    /// The same packets by [`HandoffReason`].
+    handoffs: HandoffReason::ALL.len(),
     /// Packets dropped, place `side * DropReason::COUNT + reason`.
     drops: 2 * REASONS,
     /// Sessions at present, by [`Protocol`].

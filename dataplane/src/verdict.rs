@@ -129,6 +129,40 @@ drop_reasons! {
     FramesExhausted "frames_exhausted" "No free frame for a packet that gate64 makes.",
 }
 
+/// Why a packet went to another worker than the one at whose queue it arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum HandoffReason {
+    /// The interface's hash chose a queue of another worker than the session's owner.
+    Queue,
+    /// An ICMP error: its owner is that of the packet inside, which no hash knows.
+    IcmpError,
+    /// A fragment: it goes to the worker that gathers its packet, and from there to the owner.
+    Fragment,
+    /// A hairpin between clients of two workers.
+    Hairpin,
+}
+
+impl HandoffReason {
+    /// All reasons, in the order of their index.
+    pub const ALL: [HandoffReason; 4] = [
+        HandoffReason::Queue,
+        HandoffReason::IcmpError,
+        HandoffReason::Fragment,
+        HandoffReason::Hairpin,
+    ];
+
+    /// The value of the `reason` label in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            HandoffReason::Queue => "queue",
+            HandoffReason::IcmpError => "icmp_error",
+            HandoffReason::Fragment => "fragment",
+            HandoffReason::Hairpin => "hairpin",
+        }
+    }
+}
+
 impl From<ParseError> for DropReason {
     fn from(error: ParseError) -> DropReason {
         match error {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use gate64_dataplane::counters::{self, CounterId};
 use gate64_dataplane::memory::HashKey;
 use gate64_dataplane::nat64::plan::{Settings, Shared};
-use gate64_dataplane::verdict::{Side, WorkerId};
+use gate64_dataplane::verdict::{HandoffReason, Side, WorkerId};
 use gate64_wire::addr::Protocol;
 
 use support::fragments::{ORDERS, cut_v4, cut_v6, gather_v4, gather_v6};
@@ -106,6 +106,12 @@ impl Pair {
         let counted = self.count(counters::packets_handed_off(0))
             + self.count(counters::packets_handed_off(1));
         assert_eq!(counted, self.moves);
+        let reasons = HandoffReason::ALL.map(|reason| self.handoffs(reason));
+        assert_eq!(reasons.iter().sum::<u64>(), self.moves);
+    }
+
+    fn handoffs(&mut self, reason: HandoffReason) -> u64 {
+        self.count(counters::handoffs(reason as usize))
     }
 }
 
@@ -251,6 +257,7 @@ fn hairpinned_packets_fragments_and_errors_between_workers() {
                     panic!("not IPv6")
                 };
                 assert_eq!((dst, payload.as_slice()), (other.into(), &PAYLOAD[..]));
+                assert_eq!(pair.handoffs(HandoffReason::Hairpin), at as u64 + 1);
                 let error = error6((other, shown), (1, 4), [0; 4], &got);
                 let error = pair.carries(at, Side::V6, &error, Side::V6);
                 let (_, dst, _, _, quoted) = judged(&error);
@@ -299,6 +306,9 @@ fn errors_arrive_at_either_worker() {
             }
         }
         pair.is_settled();
+        // Half of the errors arrive where their session is not.
+        assert_eq!(pair.handoffs(HandoffReason::IcmpError), 4);
+        assert_eq!(pair.handoffs(HandoffReason::Fragment), 0);
         assert_eq!(pair.count(counters::icmp_errors_translated(0)), 4);
         assert_eq!(pair.count(counters::icmp_errors_translated(1)), 4);
     }

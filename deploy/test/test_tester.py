@@ -57,6 +57,19 @@ def sessions(net):
     return ", ".join(sorted(found))
 
 
+def echoes(net):
+    """ICMP, popular flows, and a device whose workers are said to be set."""
+    code, said, errors = net.tester("nat64", "rfc9693", *SMALL, *SESSIONS, "--protocol", "icmp", "--popularity", "zipf", "--workers", "1,2",
+                                    "--set-workers", "test -n \"$WORKERS\"", "--json")
+    expect(code, "", errors, 0, "2 workers: throughput")
+    found = [(one["key"], one["workers"]) for one in json.loads(said)["results"]]
+    if found != [("throughput", None), *((key, n) for n in (1, 2) for key in ("throughput", "relative_scale_up"))]:
+        raise Failed(f"measures {found}")
+    code, said, errors = net.tester("nat64", "rfc9693", *SMALL, *SESSIONS, "--workers", "2", "--set-workers", "echo too many >&2; false")
+    expect(code, said, errors, 1, "cannot set the number of the device's workers", "too many")
+    return f"{len(found)} values"
+
+
 def interrupted(net):
     words = [net.gate64, "bench", "rfc8219", *SESSIONS, "--rate-max", "1000", "--frame-octets", "84",
              "--pref64", "2001:db8:64::/96", "--initiator", "i0", "--initiator-via", "2001:db8:1::1", "--responder", "r0",
@@ -106,7 +119,7 @@ def main():
     try:
         net.build()
         gateway = net.start_gate64()
-        for check in (measures, sessions, interrupted, silent, wrong, absent):
+        for check in (measures, sessions, echoes, interrupted, silent, wrong, absent):
             if check is silent:
                 net.stop(gateway)
             start = time.monotonic()

@@ -54,6 +54,12 @@ pub enum TesterError {
     /// The device's table could not be emptied.
     #[error("cannot empty the device's session table: {0}")]
     Clear(String),
+    /// The device could not be given another number of workers.
+    #[error("cannot set the number of the device's workers: {0}")]
+    Workers(String),
+    /// Cores or memory.
+    #[error(transparent)]
+    Machine(#[from] crate::BenchError),
     /// The device in memory could not be made.
     #[error("the device in memory could not be made")]
     NoDevice,

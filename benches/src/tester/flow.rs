@@ -4,6 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gate64_wire::rfc6052::Pref64;
 
+use super::frame::Message;
+use super::ports::Role;
+
 /// What stands between the ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -61,11 +64,41 @@ const CLIENT_PORT_FIRST: u16 = 1024;
 /// Ports from `CLIENT_PORT_FIRST` on.
 pub const SESSIONS_PER_CLIENT_MAX: u16 = 60_000;
 
+/// What flows are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// UDP datagrams both ways, as the RFCs say.
+    Udp,
+    /// ICMP echo requests from clients, and replies from servers.
+    Echo,
+}
+
+impl Carries {
+    /// What a port's frames are.
+    pub const fn message(self, from: Role) -> Message {
+        match (self, from) {
+            (Carries::Udp, _) => Message::Udp,
+            (Carries::Echo, Role::Initiator) => Message::EchoRequest,
+            (Carries::Echo, Role::Responder) => Message::EchoReply,
+        }
+    }
+
+    /// The words in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Carries::Udp => "UDP",
+            Carries::Echo => "ICMP echo",
+        }
+    }
+}
+
 /// All flows of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Flows {
     /// What is between.
     pub kind: Kind,
+    /// What they are made of.
+    pub carries: Carries,
     /// How many.
     pub count: u32,
     /// How many of one client.
@@ -74,7 +107,7 @@ pub struct Flows {
 
 impl Flows {
     /// `None` if there are not so many clients.
-    pub fn new(kind: Kind, count: u32, per_client: u16) -> Option<Flows> {
+    pub fn new(kind: Kind, carries: Carries, count: u32, per_client: u16) -> Option<Flows> {
         let per_client = per_client.clamp(1, SESSIONS_PER_CLIENT_MAX);
         let clients = u64::from(count).div_ceil(u64::from(per_client));
         let clients_max = match kind {
@@ -83,6 +116,7 @@ impl Flows {
         };
         (count > 0 && clients <= clients_max).then_some(Flows {
             kind,
+            carries,
             count,
             per_client,
         })
@@ -110,10 +144,15 @@ impl Flows {
             Kind::Ipv6 => (client6.into(), server6.into(), server6.into()),
         };
         let at = |ip: IpAddr, port: u16| Endpoint { ip, port };
+        // An echo has one identifier, the client's.
+        let server_port = match self.carries {
+            Carries::Udp => SERVER_PORT,
+            Carries::Echo => 0,
+        };
         Flow {
             client: at(client, port),
-            server_as_seen: at(seen, SERVER_PORT),
-            server: at(server, SERVER_PORT),
+            server_as_seen: at(seen, server_port),
+            server: at(server, server_port),
         }
     }
 }
@@ -182,7 +221,7 @@ mod tests {
 
     #[test]
     fn flows_differ_and_lie_in_the_benchmarking_prefixes() {
-        let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), 20_000, 400).unwrap();
+        let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), Carries::Udp, 20_000, 400).unwrap();
         let mut clients = std::collections::HashSet::new();
         for number in 0..flows.count {
             let flow = flows.flow(number);
@@ -193,6 +232,6 @@ mod tests {
             assert_eq!(server.octets()[..2], [198, 19]);
             assert_eq!(flow.server_as_seen.ip, Pref64::WELL_KNOWN.embed(server));
         }
-        assert!(Flows::new(Kind::Nat44, u32::MAX, 10).is_none());
+        assert!(Flows::new(Kind::Nat44, Carries::Udp, u32::MAX, 10).is_none());
     }
 }

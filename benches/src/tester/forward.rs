@@ -2,7 +2,7 @@
 //! is left of a forwarder when the translator is taken out; the base line of comparisons.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gate64_dataplane::io::steering::Steering;
 use gate64_dataplane::io::xsk::XskIo;
@@ -13,8 +13,8 @@ use gate64_dataplane::route::PortId;
 use super::TesterError;
 use super::interface::{End, Taken, take};
 
-/// As a gate64 worker does: turns without work until it sleeps, and for how long.
-const IDLE_TURNS_MAX: u32 = 64;
+/// As a gate64 worker does: the time without work until it sleeps, and for how long.
+const IDLE_AFTER: Duration = Duration::from_millis(1);
 const SLEEP: Duration = Duration::from_millis(50);
 
 /// Two interfaces, and the frames between them.
@@ -27,7 +27,7 @@ pub struct Forwarder {
     steering: Steering,
     links: [[u8; 12]; 2],
     burst: Vec<Frame>,
-    idle_turns: u32,
+    busy_at: Instant,
 }
 
 impl Forwarder {
@@ -44,7 +44,7 @@ impl Forwarder {
             steering,
             links,
             burst: Vec::with_capacity(BURST_FRAMES_MAX),
-            idle_turns: 0,
+            busy_at: Instant::now(),
         })
     }
 
@@ -66,9 +66,10 @@ impl Forwarder {
         }
         self.io.flush();
         self.io.reclaim();
-        self.idle_turns = if count > 0 { 0 } else { self.idle_turns + 1 };
-        if self.idle_turns > IDLE_TURNS_MAX {
-            self.idle_turns = 0;
+        let now = Instant::now();
+        if count > 0 {
+            self.busy_at = now;
+        } else if now.duration_since(self.busy_at) >= IDLE_AFTER {
             self.io.wait(SLEEP);
         }
     }

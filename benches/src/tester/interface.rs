@@ -16,7 +16,7 @@ use gate64_dataplane::route::PortId;
 use gate64_wire::rfc6052::Pref64;
 
 use super::TesterError;
-use super::ports::{Full, Ports, Role, Take};
+use super::ports::{Full, Ports, Role, Take, Workers};
 
 /// Where the next frame is due later than this, the tester sleeps instead of spinning.
 const SLEEP_BEYOND: Duration = Duration::from_micros(500);
@@ -34,6 +34,15 @@ pub struct End {
     pub device_mac: [u8; 6],
 }
 
+/// Shell commands that change the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Commands {
+    /// Empties its session table.
+    pub clear: Option<String>,
+    /// Gives it as many workers as the environment variable `WORKERS` says.
+    pub set_workers: Option<String>,
+}
+
 /// Two interfaces.
 pub struct InterfacePorts {
     io: XskIo,
@@ -44,15 +53,14 @@ pub struct InterfacePorts {
     )]
     steering: Steering,
     links: [[u8; 12]; 2],
-    clear: Option<String>,
+    commands: Commands,
     start: Instant,
     burst: Vec<Frame>,
 }
 
 impl InterfacePorts {
-    /// Takes the interfaces of initiator and responder. `clear` is a shell command that empties
-    /// the device's table.
-    pub fn open(ends: &[End; 2], clear: Option<String>) -> Result<InterfacePorts, TesterError> {
+    /// Takes the interfaces of initiator and responder.
+    pub fn open(ends: &[End; 2], commands: Commands) -> Result<InterfacePorts, TesterError> {
         let Taken {
             io,
             reports,
@@ -64,7 +72,7 @@ impl InterfacePorts {
             reports,
             steering,
             links,
-            clear,
+            commands,
             start: Instant::now(),
             burst: Vec::with_capacity(BURST_FRAMES_MAX),
         })
@@ -127,6 +135,25 @@ fn wanted() -> Result<Nat64Config, TesterError> {
     })
 }
 
+/// Runs a command; what it said if it failed.
+fn shell(command: &str, workers: Option<u8>) -> Result<Result<(), String>, TesterError> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]);
+    if let Some(count) = workers {
+        shell.env("WORKERS", count.to_string());
+    }
+    let done = shell.output().map_err(TesterError::io("sh"))?;
+    if done.status.success() {
+        return Ok(Ok(()));
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    Ok(Err(format!(
+        "`{command}` ends with {}: {}",
+        done.status,
+        said.trim()
+    )))
+}
+
 impl Ports for InterfacePorts {
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -178,25 +205,30 @@ impl Ports for InterfacePorts {
     }
 
     fn can_clear(&self) -> bool {
-        self.clear.is_some()
+        self.commands.clear.is_some()
     }
 
     fn clear(&mut self) -> Result<f64, TesterError> {
-        let Some(command) = &self.clear else {
+        let Some(command) = &self.commands.clear else {
             return Err(TesterError::Clear("there is no --clear".into()));
         };
         let start = Instant::now();
-        let done = Command::new("sh").args(["-c", command]).output();
-        let done = done.map_err(TesterError::io("sh"))?;
-        if done.status.success() {
-            return Ok(start.elapsed().as_secs_f64());
-        }
-        let said = String::from_utf8_lossy(&done.stderr);
-        let said = said.trim();
-        Err(TesterError::Clear(format!(
-            "`{command}` ends with {}: {said}",
-            done.status
-        )))
+        shell(command, None)?.map_err(TesterError::Clear)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn workers_max(&self) -> Option<usize> {
+        None
+    }
+
+    fn workers(&mut self, count: u8, _repeats: u32) -> Result<Workers, TesterError> {
+        let Some(command) = &self.commands.set_workers else {
+            return Err(TesterError::Options(
+                "--workers needs --set-workers over interfaces: a command that starts the device with so many".into(),
+            ));
+        };
+        shell(command, Some(count))?.map_err(TesterError::Workers)?;
+        Ok(Workers::Set)
     }
 
     fn drops(&mut self) -> Option<String> {
@@ -221,8 +253,14 @@ impl Ports for InterfacePorts {
             );
             lines.push((role.name().to_owned(), text));
         }
-        if let Some(command) = &self.clear {
-            lines.push(("clear".to_owned(), command.clone()));
+        let commands = &self.commands;
+        for (key, command) in [
+            ("clear", &commands.clear),
+            ("set workers", &commands.set_workers),
+        ] {
+            if let Some(command) = command {
+                lines.push((key.to_owned(), command.clone()));
+            }
         }
         lines
     }

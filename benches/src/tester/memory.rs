@@ -23,9 +23,10 @@ use gate64_wire::addr::Protocol;
 use gate64_wire::rfc6052::Pref64;
 
 use super::TesterError;
-use super::ports::{Full, Ports, Role, Take};
+use super::ports::{Full, Ports, Role, Take, Workers};
 use crate::gateway::{BLOCK, BLOCKS_PER_ADDRESS, routes};
 use crate::measure::cpu_nanoseconds;
+use crate::workers;
 
 /// Frames that the device has for both ports: what arrives beyond is lost, as in a NIC's full ring.
 const FRAMES: u32 = 8192;
@@ -190,6 +191,17 @@ impl Ports for MemoryPorts {
         Err(TesterError::Clear(
             "the device does not come to an end with it".into(),
         ))
+    }
+
+    fn workers_max(&self) -> Option<usize> {
+        Some(workers::cores())
+    }
+
+    fn workers(&mut self, count: u8, repeats: u32) -> Result<Workers, TesterError> {
+        let workers::Rates { rates, to_one } = workers::rates(count, repeats)?;
+        // Frames of both directions together are what a team counts.
+        let rates = rates.into_iter().map(|rate| rate / 2.0).collect();
+        Ok(Workers::Forwarded { rates, to_one })
     }
 
     fn drops(&mut self) -> Option<String> {

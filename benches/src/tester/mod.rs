@@ -18,6 +18,8 @@ pub mod summary;
 mod traffic;
 
 pub use error::TesterError;
+
+pub use crate::flows::Choice;
 pub use traffic::{Tester, Trial};
 
 /// How to measure; the defaults are the RFCs'.
@@ -37,8 +39,34 @@ pub struct Options {
     pub frame_octets: Vec<usize>,
     /// Numbers of sessions.
     pub sessions: Vec<u32>,
+    /// Numbers of workers between which throughput is compared; none: it is not.
+    pub workers: Vec<u8>,
+    /// How flows are drawn for frames over established sessions.
+    pub choice: Choice,
     /// Whether the capacity of the session table is searched for.
     pub capacity: bool,
+}
+
+/// Octets for each flow: the state table and the table of duplicates.
+const OCTETS_PER_FLOW: u64 = 10;
+/// Octets for each session of a device in memory (DESIGN part 2).
+const OCTETS_PER_SESSION: u64 = 128;
+const OCTETS_BESIDES: u64 = 128 << 20;
+
+/// Refuses more flows, or more sessions of a device in memory, than the machine has memory for.
+pub fn check_memory(flows: u32, table: Option<u32>) -> Result<(), TesterError> {
+    let sessions = u64::from(table.unwrap_or(flows));
+    let device = table.map_or(0, |sessions| u64::from(sessions) * OCTETS_PER_SESSION);
+    let need = u64::from(flows) * OCTETS_PER_FLOW + device + OCTETS_BESIDES;
+    let free = crate::measure::memory_available();
+    if free < need {
+        return Err(TesterError::Machine(crate::BenchError::Memory {
+            sessions,
+            need_mib: need >> 20,
+            free_mib: free >> 20,
+        }));
+    }
+    Ok(())
 }
 
 /// The RFC's seconds of a trial.
@@ -68,12 +96,35 @@ impl Options {
                 self.loss_tolerance
             ));
         }
+        if self.choice == Choice::Zipf {
+            all.push("flows drawn by Zipf's law instead of each as often".into());
+        }
         all
     }
 
     fn describe(&self) -> Vec<(String, String)> {
         let line = |key: &str, value: String| (key.to_owned(), value);
+        let list = |values: Vec<String>| values.join(", ");
         vec![
+            line(
+                "numbers of sessions",
+                list(self.sessions.iter().map(u32::to_string).collect()),
+            ),
+            line(
+                "octets of frames on the IPv6 side",
+                list(self.frame_octets.iter().map(usize::to_string).collect()),
+            ),
+            line(
+                "flows drawn",
+                match self.choice {
+                    Choice::Uniform => "each as often".into(),
+                    Choice::Zipf => "by Zipf's law, exponent 1".into(),
+                },
+            ),
+            line(
+                "frames that may be lost",
+                format!("{} %", self.loss_tolerance * 100.0),
+            ),
             line("seconds of a trial", self.duration.to_string()),
             line("repetitions", self.repeats.to_string()),
             line(

@@ -58,13 +58,13 @@ fn results(out: &mut String, summary: &Summary) {
             out,
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
              <td class=\"n\">{}</td><td>{}{}</td></tr>",
-            escaped(one.what),
+            escaped(&one.what()),
             one.sessions,
             one.frame_octets,
             shown(one.median()),
             shown(ends.0.unwrap_or(f64::NAN)),
             shown(ends.1.unwrap_or(f64::NAN)),
-            escaped(one.unit),
+            escaped(one.quantity.unit),
             if one.by_tester {
                 " (limited by the tester or --rate-max)"
             } else {
@@ -146,7 +146,7 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::summary::{Curve, Measured};
+    use super::super::summary::{Curve, Measured, Quantity};
     use super::*;
 
     #[test]
@@ -155,9 +155,8 @@ mod tests {
             standard: "RFC 9693",
             complete: false,
             measured: vec![Measured {
-                key: "throughput",
-                what: "a < b",
-                unit: "frames/s",
+                quantity: Quantity::new("throughput", "a < b", "frames/s"),
+                workers: Some(2),
                 sessions: 1000,
                 frame_octets: 84,
                 values: vec![1.0, 2_500_000.0, 3_000_000.0],
@@ -178,7 +177,7 @@ mod tests {
         let page = html(&summary);
         for part in [
             "2.500 M",
-            "a &lt; b",
+            "a &lt; b, 2 workers",
             "<svg",
             "polyline",
             "84 octets",

@@ -47,6 +47,21 @@ pub struct Full;
 /// Called with each received frame: at which port, its octets, and when (nanoseconds).
 pub type Take<'a> = dyn FnMut(Role, &[u8], u64) + 'a;
 
+/// What came of asking for a number of workers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Workers {
+    /// The device has them: trials tell what it forwards.
+    Set,
+    /// What workers with a core each forwarded, in each repetition: the trials' own device in
+    /// memory is one worker on one core.
+    Forwarded {
+        /// Frames per second, of each direction.
+        rates: Vec<f64>,
+        /// The same to what one worker forwarded meanwhile.
+        to_one: Vec<f64>,
+    },
+}
+
 /// Two ports and the device between them.
 pub trait Ports {
     /// Nanoseconds of the ports' clock.
@@ -70,6 +85,12 @@ pub trait Ports {
 
     /// Empties the device's session table; gives the seconds that took.
     fn clear(&mut self) -> Result<f64, TesterError>;
+
+    /// Workers that the device can have at most, where it is known.
+    fn workers_max(&self) -> Option<usize>;
+
+    /// Gives the device that many workers, or measures so many.
+    fn workers(&mut self, count: u8, repeats: u32) -> Result<Workers, TesterError>;
 
     /// Why the device itself says that it dropped packets, where it can be asked.
     fn drops(&mut self) -> Option<String>;

@@ -2,18 +2,12 @@
 
 use super::flow::Flows;
 use super::rfc9693::{rates, throughput};
-use super::summary::{Curve, Measured, Plot, Summary};
+use super::summary::{Curve, Measured, Plot, Quantity, Summary, THROUGHPUT};
 use super::{Options, Tester, TesterError, Trial};
 
-type Name = (&'static str, &'static str, &'static str);
-const THROUGHPUT: Name = (
-    "throughput",
-    "throughput both ways, each direction",
-    "frames/s",
-);
-const TYPICAL: Name = ("latency_typical", "latency, median", "µs");
-const WORST: Name = ("latency_worst_case", "latency, 99.9th percentile", "µs");
-const PDV: Name = ("packet_delay_variation", "packet delay variation", "µs");
+const TYPICAL: Quantity = Quantity::new("latency_typical", "latency, median", "µs");
+const WORST: Quantity = Quantity::new("latency_worst_case", "latency, 99.9th percentile", "µs");
+const PDV: Quantity = Quantity::new("packet_delay_variation", "packet delay variation", "µs");
 
 /// Frames that latency needs (RFC 8219 section 7.2).
 const TAGGED_MIN: u64 = 500;
@@ -29,21 +23,12 @@ pub fn measure(
     let mut summary = Summary::new("RFC 8219: translation", tester, options);
     let done = all(tester, flows, options, &mut summary, progress);
     summary.complete = done.is_ok();
-    let points: Vec<_> = summary
-        .measured
-        .iter()
-        .filter(|one| one.key == THROUGHPUT.0)
-        .map(|one| (one.frame_octets as f64, one.median()))
-        .collect();
-    if points.len() > 1 {
-        let name = THROUGHPUT.1.to_owned();
-        summary.draw(Plot {
-            key: "throughput_over_octets",
-            title: "Throughput over the length of frames".into(),
-            axes: ["octets of a frame on the IPv6 side", "frames per second"],
-            curves: vec![Curve { name, points }],
-        });
-    }
+    let plot = (
+        "throughput_over_octets",
+        "Throughput over the length of frames",
+        ["octets of a frame on the IPv6 side", "frames per second"],
+    );
+    summary.draw_over(THROUGHPUT, plot, |one| Some(one.frame_octets as f64));
     (summary, done)
 }
 
@@ -58,10 +43,9 @@ fn all(
     for &octets in &options.frame_octets {
         tester.set_frame_octets(octets);
         tester.greet()?;
-        let measured = |name: Name, values: Vec<f64>, by_tester: bool| Measured {
-            key: name.0,
-            what: name.1,
-            unit: name.2,
+        let measured = |quantity: Quantity, values: Vec<f64>, by_tester: bool| Measured {
+            quantity,
+            workers: None,
             sessions: flows.count,
             frame_octets: octets,
             values,
@@ -79,12 +63,12 @@ fn all(
             "frames of {octets} octets: latency and delay variation"
         ));
         let (latency, variation) = delays(tester, options, rate, octets, summary)?;
-        for (name, values) in [
+        for (quantity, values) in [
             (TYPICAL, latency[0].clone()),
             (WORST, latency[1].clone()),
             (PDV, variation),
         ] {
-            summary.add(measured(name, values, by_tester));
+            summary.add(measured(quantity, values, by_tester));
         }
         progress(&format!("frames of {octets} octets: frame loss rate"));
         loss(tester, options, octets, summary)?;

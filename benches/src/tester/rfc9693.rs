@@ -1,8 +1,9 @@
-//! Sessions, after RFC 9693: rate of establishment, throughput both ways, tear-down, capacity.
+//! Sessions, after RFC 9693: rate of establishment, throughput both ways, tear-down, capacity, scaling.
 
 use super::flow::{Flows, Kind};
+use super::ports::Workers;
 use super::search::{Attempt, Found, search};
-use super::summary::{Curve, Measured, Plot, Summary};
+use super::summary::{Curve, Measured, Plot, Quantity, Summary, THROUGHPUT};
 use super::{Options, Tester, TesterError, Trial};
 
 /// Capacity: sessions have doubled beyond it when the rate falls below this part (RFC 9693 section 4.9).
@@ -11,6 +12,29 @@ const BETA: f64 = 0.2;
 const GAMMA: f64 = 0.4;
 /// Sessions that the search for the capacity leaves open, as a part.
 const CAPACITY_PART: u32 = 128;
+/// Times that frames are tried again after the device's number of workers was changed.
+const GREETINGS: u32 = 10;
+
+const ESTABLISHMENT: Quantity = Quantity::new(
+    "connection_establishment_rate",
+    "new sessions per second, validated",
+    "sessions/s",
+);
+const TEAR_DOWN: Quantity = Quantity::new(
+    "connection_tear_down_rate",
+    "sessions torn down per second",
+    "sessions/s",
+);
+const CAPACITY: Quantity = Quantity::new(
+    "connection_tracking_table_capacity",
+    "capacity of the session table",
+    "sessions",
+);
+const SCALE_UP: Quantity = Quantity::new(
+    "relative_scale_up",
+    "throughput to that of one worker, for each",
+    "of 1",
+);
 
 /// Measures all that is asked for. After [`TesterError::Interrupted`] the summary has what was
 /// complete.
@@ -21,115 +45,204 @@ pub fn measure(
     progress: &mut dyn FnMut(&str),
 ) -> (Summary, Result<(), TesterError>) {
     let mut summary = Summary::new("RFC 9693: stateful translators", tester, options);
-    let done = all(tester, flows, options, &mut summary, progress);
+    let octets = options.frame_octets.first().copied();
+    let mut run = Run {
+        tester,
+        flows,
+        options,
+        octets: octets.unwrap_or(super::frame::FRAME_OCTETS_MIN),
+        summary: &mut summary,
+        progress,
+    };
+    let done = run.all();
     summary.complete = done.is_ok();
-    summary.draw_over_sessions(ESTABLISHMENT.0, ESTABLISHMENT.1, "per second");
-    summary.draw_over_sessions(THROUGHPUT.0, THROUGHPUT.1, "per second");
-    summary.draw_over_sessions(TEAR_DOWN.0, TEAR_DOWN.1, "per second");
+    let plot = (
+        "over_sessions",
+        "Medians over the number of sessions",
+        ["sessions", "per second"],
+    );
+    let sessions = |one: &Measured| one.workers.is_none().then_some(f64::from(one.sessions));
+    for quantity in [ESTABLISHMENT, THROUGHPUT, TEAR_DOWN] {
+        summary.draw_over(quantity, plot, sessions);
+    }
+    let plot = (
+        "over_workers",
+        "Throughput over the number of workers",
+        ["workers", "frames per second"],
+    );
+    summary.draw_over(THROUGHPUT, plot, |one| one.workers.map(f64::from));
     (summary, done)
 }
 
-type Name = (&'static str, &'static str, &'static str);
-const ESTABLISHMENT: Name = (
-    "connection_establishment_rate",
-    "new sessions per second, validated",
-    "sessions/s",
-);
-const THROUGHPUT: Name = (
-    "throughput",
-    "throughput both ways, each direction",
-    "frames/s",
-);
-const TEAR_DOWN: Name = (
-    "connection_tear_down_rate",
-    "sessions torn down per second",
-    "sessions/s",
-);
-const CAPACITY: Name = (
-    "connection_tracking_table_capacity",
-    "capacity of the session table",
-    "sessions",
-);
+/// A measurement under way.
+struct Run<'a> {
+    tester: &'a mut Tester,
+    flows: &'a Flows,
+    options: &'a Options,
+    octets: usize,
+    summary: &'a mut Summary,
+    progress: &'a mut dyn FnMut(&str),
+}
 
-fn all(
-    tester: &mut Tester,
-    flows: &Flows,
-    options: &Options,
-    summary: &mut Summary,
-    progress: &mut dyn FnMut(&str),
-) -> Result<(), TesterError> {
-    let octets = options
-        .frame_octets
-        .first()
-        .copied()
-        .unwrap_or(super::frame::FRAME_OCTETS_MIN);
-    tester.set_frame_octets(octets);
-    tester.greet()?;
-    let can_clear = tester.ports().can_clear();
-    if !can_clear {
-        summary.notes.push(
-            "establishment, tear-down and capacity need --clear, and are not measured".into(),
-        );
-    }
-    for &sessions in &options.sessions {
-        tester.set_flows(of_count(flows, sessions)?);
-        let measured = |name: Name, values: Vec<f64>, by_tester: bool| Measured {
-            key: name.0,
-            what: name.1,
-            unit: name.2,
-            sessions,
-            frame_octets: octets,
-            values,
-            by_tester,
-        };
-        if can_clear {
-            progress(&format!("{sessions} sessions: rate of establishment"));
-            let found = repeat(options, || {
-                establishment(tester, options, options.rate_max, 0.0)
-            })?;
-            add(
-                summary,
-                sessions,
-                "Arrived frames while sessions are made",
-                &found,
+impl Run<'_> {
+    fn all(&mut self) -> Result<(), TesterError> {
+        self.check_workers()?;
+        self.tester.set_frame_octets(self.octets);
+        self.tester.greet()?;
+        let can_clear = self.tester.ports().can_clear();
+        if !can_clear {
+            self.summary.notes.push(
+                "establishment, tear-down and capacity need --clear, and are not measured".into(),
             );
-            summary.add(measured(
-                ESTABLISHMENT,
-                rates(&found),
-                found.iter().any(|one| one.by_tester),
-            ));
         }
-        progress(&format!("{sessions} sessions: throughput both ways"));
-        let found = throughput(tester, options)?;
-        summary.add(measured(
-            THROUGHPUT,
-            rates(&found),
-            found.iter().any(|one| one.by_tester),
-        ));
-        if can_clear {
-            progress(&format!("{sessions} sessions: tear-down"));
-            summary.add(measured(TEAR_DOWN, tear_down(tester, options)?, false));
+        for &sessions in &self.options.sessions {
+            self.tester.set_flows(of_count(self.flows, sessions)?);
+            if can_clear {
+                self.establishment(sessions)?;
+            }
+            (self.progress)(&format!("{sessions} sessions: throughput both ways"));
+            let found = throughput(self.tester, self.options)?;
+            self.add_found(THROUGHPUT, None, sessions, &found);
+            if can_clear {
+                (self.progress)(&format!("{sessions} sessions: tear-down"));
+                let rates = tear_down(self.tester, self.options)?;
+                self.add(TEAR_DOWN, None, sessions, rates);
+            }
+        }
+        if can_clear && self.options.capacity {
+            self.capacity()?;
+        }
+        self.scaling()
+    }
+
+    /// More workers than there are cores for are refused before anything is measured.
+    fn check_workers(&mut self) -> Result<(), TesterError> {
+        let wanted = self.options.workers.iter().copied().max().unwrap_or(0);
+        match self.tester.ports().workers_max() {
+            Some(available) if usize::from(wanted) > available => {
+                Err(TesterError::Machine(crate::BenchError::Cores {
+                    wanted: wanted.into(),
+                    available,
+                }))
+            }
+            _ => Ok(()),
         }
     }
-    if can_clear && options.capacity {
-        progress("capacity of the session table");
-        let first = options.sessions.first().copied().unwrap_or(1000);
-        let capacity = capacity(tester, flows, options, first, progress)?;
-        summary.add(Measured {
-            key: CAPACITY.0,
-            what: CAPACITY.1,
-            unit: CAPACITY.2,
-            sessions: capacity,
-            frame_octets: octets,
-            values: vec![capacity.into()],
+
+    fn establishment(&mut self, sessions: u32) -> Result<(), TesterError> {
+        (self.progress)(&format!("{sessions} sessions: rate of establishment"));
+        let (tester, options) = (&mut *self.tester, self.options);
+        let found = repeat(options, || {
+            establishment(tester, options, options.rate_max, 0.0)
+        })?;
+        if let Some(first) = found.first() {
+            self.summary.draw(Plot {
+                key: "establishment",
+                title: "Arrived frames while sessions are made".into(),
+                axes: ["new sessions per second", "part that arrived"],
+                curves: vec![Curve {
+                    name: format!("{sessions} sessions"),
+                    points: first.tried.clone(),
+                }],
+            });
+        }
+        self.add_found(ESTABLISHMENT, None, sessions, &found);
+        Ok(())
+    }
+
+    fn capacity(&mut self) -> Result<(), TesterError> {
+        (self.progress)("capacity of the session table");
+        let first = self.options.sessions.first().copied().unwrap_or(1000);
+        let (tester, options) = (&mut *self.tester, self.options);
+        let capacity = capacity(tester, self.flows, options, first, self.progress)?;
+        self.add(CAPACITY, None, capacity, vec![capacity.into()]);
+        Ok(())
+    }
+
+    /// RFC 9693 section 4.10: throughput of each number of workers, and the relative scale-up,
+    /// P(n) / (n P(1)).
+    fn scaling(&mut self) -> Result<(), TesterError> {
+        let sessions = self.options.sessions.first().copied().unwrap_or(1000);
+        let mut of_one = None;
+        for &count in &self.options.workers {
+            (self.progress)(&format!("{count} workers: throughput both ways"));
+            let many = f64::from(count);
+            match self.tester.ports().workers(count, self.options.repeats)? {
+                Workers::Forwarded { rates, to_one } => {
+                    self.add(
+                        THROUGHPUT,
+                        Some(count),
+                        crate::workers::SESSIONS_OF_TEAM,
+                        rates,
+                    );
+                    let scale_up = to_one.into_iter().map(|ratio| ratio / many).collect();
+                    self.add(
+                        SCALE_UP,
+                        Some(count),
+                        crate::workers::SESSIONS_OF_TEAM,
+                        scale_up,
+                    );
+                }
+                Workers::Set => {
+                    self.tester.set_flows(of_count(self.flows, sessions)?);
+                    greet_again(self.tester)?;
+                    let found = throughput(self.tester, self.options)?;
+                    self.add_found(THROUGHPUT, Some(count), sessions, &found);
+                    let rates = rates(&found);
+                    if count == 1 {
+                        of_one = Some(median(&rates));
+                    }
+                    if let Some(of_one) = of_one {
+                        let scale_up = rates.iter().map(|rate| rate / of_one / many).collect();
+                        self.add(SCALE_UP, Some(count), sessions, scale_up);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_found(&mut self, quantity: Quantity, workers: Option<u8>, sessions: u32, of: &[Found]) {
+        self.summary.add(Measured {
+            quantity,
+            workers,
+            sessions,
+            frame_octets: self.octets,
+            values: rates(of),
+            by_tester: of.iter().any(|one| one.by_tester),
+        });
+    }
+
+    fn add(&mut self, quantity: Quantity, workers: Option<u8>, sessions: u32, values: Vec<f64>) {
+        self.summary.add(Measured {
+            quantity,
+            workers,
+            sessions,
+            frame_octets: self.octets,
+            values,
             by_tester: false,
         });
     }
-    Ok(())
+}
+
+/// A device that was just started may need a moment.
+fn greet_again(tester: &mut Tester) -> Result<(), TesterError> {
+    let mut last = tester.greet();
+    for _ in 1..GREETINGS {
+        match last {
+            Err(TesterError::Silent { .. }) => last = tester.greet(),
+            done => return done,
+        }
+    }
+    last
+}
+
+fn median(values: &[f64]) -> f64 {
+    crate::measure::Spread::of(&mut values.to_vec()).median
 }
 
 fn of_count(flows: &Flows, count: u32) -> Result<Flows, TesterError> {
-    Flows::new(flows.kind, count, flows.per_client).ok_or_else(|| {
+    Flows::new(flows.kind, flows.carries, count, flows.per_client).ok_or_else(|| {
         let clients = match flows.kind {
             Kind::Nat44 => "198.18.0.0/16",
             Kind::Nat64(_) | Kind::Ipv6 => "2001:2::/48",
@@ -271,19 +384,4 @@ fn capacity(
         }
     }
     Ok(safe)
-}
-
-fn add(summary: &mut Summary, sessions: u32, title: &str, found: &[Found]) {
-    let Some(first) = found.first() else {
-        return;
-    };
-    summary.draw(Plot {
-        key: "establishment",
-        title: title.into(),
-        axes: ["new sessions per second", "part that arrived"],
-        curves: vec![Curve {
-            name: format!("{sessions} sessions"),
-            points: first.tried.clone(),
-        }],
-    });
 }

@@ -7,15 +7,37 @@ use serde_json::{Value, json};
 use super::Options;
 use super::traffic::Tester;
 
-/// A measured value, repeated.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Measured {
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantity {
     /// Its key in JSON.
     pub key: &'static str,
     /// What it is, in words.
     pub what: &'static str,
     /// Its unit.
     pub unit: &'static str,
+}
+
+impl Quantity {
+    pub(super) const fn new(key: &'static str, what: &'static str, unit: &'static str) -> Quantity {
+        Quantity { key, what, unit }
+    }
+}
+
+/// Frames per second that pass both ways: of both RFCs.
+pub(super) const THROUGHPUT: Quantity = Quantity::new(
+    "throughput",
+    "throughput both ways, each direction",
+    "frames/s",
+);
+
+/// A measured value, repeated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// What it is.
+    pub quantity: Quantity,
+    /// The device's workers, where they were changed.
+    pub workers: Option<u8>,
     /// Number of sessions.
     pub sessions: u32,
     /// Octets of a frame on the IPv6 side.
@@ -39,10 +61,20 @@ impl Measured {
         self.at(0.5)
     }
 
+    /// What it is, in words.
+    pub fn what(&self) -> String {
+        match self.workers {
+            None => self.quantity.what.to_owned(),
+            Some(1) => format!("{}, 1 worker", self.quantity.what),
+            Some(count) => format!("{}, {count} workers", self.quantity.what),
+        }
+    }
+
     fn json(&self) -> Value {
         json!({
-            "key": self.key,
-            "unit": self.unit,
+            "key": self.quantity.key,
+            "unit": self.quantity.unit,
+            "workers": self.workers,
             "sessions": self.sessions,
             "frame_octets": self.frame_octets,
             "median": self.median(),
@@ -113,6 +145,7 @@ impl Summary {
             line("gate64", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         surroundings.extend(tester.ports().describe());
+        surroundings.extend(tester.describe());
         surroundings.extend(options.describe());
         Summary {
             standard,
@@ -137,25 +170,24 @@ impl Summary {
         }
     }
 
-    /// The medians of one key over the number of sessions.
-    pub(super) fn draw_over_sessions(
+    /// A plot of the medians of one quantity over what `x` gives of each, if there are several.
+    pub(super) fn draw_over(
         &mut self,
-        key: &'static str,
-        what: &'static str,
-        unit: &'static str,
+        quantity: Quantity,
+        (key, title, axes): (&'static str, &str, [&'static str; 2]),
+        x: impl Fn(&Measured) -> Option<f64>,
     ) {
-        let points: Vec<_> = self
-            .measured
-            .iter()
-            .filter(|one| one.key == key)
-            .map(|one| (f64::from(one.sessions), one.median()))
+        let of_this = self.measured.iter().filter(|one| one.quantity == quantity);
+        let mut points: Vec<_> = of_this
+            .filter_map(|one| Some((x(one)?, one.median())))
             .collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
         if points.len() > 1 {
-            let name = what.to_owned();
+            let name = quantity.what.to_owned();
             self.draw(Plot {
-                key: "over_sessions",
-                title: "Medians over the number of sessions".into(),
-                axes: ["sessions", unit],
+                key,
+                title: title.to_owned(),
+                axes,
                 curves: vec![Curve { name, points }],
             });
         }
@@ -203,22 +235,24 @@ impl Summary {
         for (key, value) in &self.surroundings {
             let _ = writeln!(out, "  {key}: {value}");
         }
+        let widths = self.measured.iter().map(|one| one.what().len());
+        let width = widths.max().unwrap_or(0);
         let _ = writeln!(
             out,
-            "{:<38} {:>10} {:>6} {:>12} {:>12} {:>12}  ",
+            "{:<width$} {:>10} {:>6} {:>12} {:>12} {:>12}  ",
             "", "sessions", "octets", "median", "minimum", "maximum"
         );
         for one in &self.measured {
             let _ = writeln!(
                 out,
-                "{:<38} {:>10} {:>6} {:>12} {:>12} {:>12}  {}{}",
-                one.what,
+                "{:<width$} {:>10} {:>6} {:>12} {:>12} {:>12}  {}{}",
+                one.what(),
                 one.sessions,
                 one.frame_octets,
                 shown(one.median()),
                 shown(one.at(0.0)),
                 shown(one.at(1.0)),
-                one.unit,
+                one.quantity.unit,
                 if one.by_tester {
                     ", limited by the tester or --rate-max"
                 } else {

@@ -8,8 +8,9 @@ use hdrhistogram::Histogram;
 
 use super::TesterError;
 use super::flow::{Endpoint, Flow, Flows, Permutation};
-use super::frame::{self, FRAME_LEN_MAX, Received, Tag};
+use super::frame::{self, FRAME_LEN_MAX, Message, Received, Tag};
 use super::ports::{Full, Ports, Role};
+use crate::flows::Choice;
 
 /// Sending may take that much longer than it should (a part in a thousand), and a little.
 const LATE_PART: u64 = 1000;
@@ -54,8 +55,8 @@ enum Order {
     Permuted(Permutation),
     /// Each once, as they are numbered.
     Linear,
-    /// Any, at random.
-    Random(Rng),
+    /// Any, drawn by chance.
+    Drawn(Choice, Rng),
 }
 
 /// Frames of one port in a trial.
@@ -97,6 +98,8 @@ pub struct Tester {
     ports: Box<dyn Ports>,
     flows: Flows,
     payload_len: usize,
+    /// How phase 2 draws its flows.
+    choice: Choice,
     /// After the last frame of a trial, in nanoseconds (RFC 2544 section 23: two seconds).
     timeout: u64,
     run: u16,
@@ -120,6 +123,7 @@ impl Tester {
         Tester {
             ports,
             payload_len: frame::TAG_LEN,
+            choice: Choice::Uniform,
             timeout: u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX),
             run: 0,
             seed: 1,
@@ -144,9 +148,36 @@ impl Tester {
         self.out.fill(0);
     }
 
+    /// Draws flows like this from now on, where they are drawn by chance.
+    pub fn set_choice(&mut self, choice: Choice) {
+        self.choice = choice;
+    }
+
     /// The ports.
     pub fn ports(&mut self) -> &mut dyn Ports {
         &mut *self.ports
+    }
+
+    /// What frames are made of, for the report.
+    pub(super) fn describe(&self) -> Vec<(String, String)> {
+        let line = |key: &str, value: String| (key.to_owned(), value);
+        let flows = &self.flows;
+        let (first, last) = (flows.flow(0), flows.flow(flows.count - 1));
+        vec![
+            line("frames carry", flows.carries.name().into()),
+            line("sessions of a client", flows.per_client.to_string()),
+            line(
+                "first and last flow",
+                format!(
+                    "{} to {}, {} to {}",
+                    first.client, first.server_as_seen, last.client, last.server_as_seen
+                ),
+            ),
+            line(
+                "wait for the last frames",
+                format!("{} s", self.timeout as f64 / 1e9),
+            ),
+        ]
     }
 
     /// Number of flows.
@@ -187,8 +218,10 @@ impl Tester {
     pub fn phase2(&mut self, rate: f64, seconds: f64) -> Result<Trial, TesterError> {
         self.seed += 1;
         let count = whole(rate * seconds).max(1);
-        let stream =
-            |role: Role, seed: u64| Stream::new(role, rate, count, Order::Random(Rng::new(seed)));
+        let choice = self.choice;
+        let stream = |role: Role, seed: u64| {
+            Stream::new(role, rate, count, Order::Drawn(choice, Rng::new(seed)))
+        };
         let seed = self.seed << 1;
         self.run(vec![
             stream(Role::Initiator, seed),
@@ -344,7 +377,9 @@ impl Tester {
             let flow_number = match &mut stream.order {
                 Order::Permuted(permutation) => permutation.at(place),
                 Order::Linear => place,
-                Order::Random(rng) => below(rng, count),
+                Order::Drawn(choice, rng) => {
+                    u32::try_from(choice.pick(rng, count.into())).unwrap_or(0)
+                }
             };
             let flow = self.flows.flow(flow_number);
             let ends = match stream.role {
@@ -360,7 +395,8 @@ impl Tester {
                 sent_at: self.ports.now(),
             };
             let link = self.ports.link(stream.role);
-            let len = frame::write(&mut self.out, &link, ends, &tag, self.payload_len);
+            let message = self.flows.carries.message(stream.role);
+            let len = frame::write(&mut self.out, &link, message, ends, &tag, self.payload_len);
             if self.ports.send(stream.role, &self.out[..len]) == Err(Full) {
                 return;
             }
@@ -398,8 +434,12 @@ fn packed(seen: Endpoint) -> u64 {
     }
 }
 
-fn below(rng: &mut Rng, count: u32) -> u32 {
-    u32::try_from((u64::from(count) * (rng.next_u64() >> 32)) >> 32).unwrap_or(0)
+fn named(message: Message) -> &'static str {
+    match message {
+        Message::Udp => "a UDP datagram",
+        Message::EchoRequest => "an echo request",
+        Message::EchoReply => "an echo reply",
+    }
 }
 
 /// A count of frames.
@@ -446,6 +486,16 @@ impl Receiver {
     fn judge(&mut self, at: Role, got: &Received) -> Result<(), String> {
         let flow = self.flows.flow(got.tag.flow);
         let place = got.tag.flow as usize;
+        let message = self.flows.carries.message(at.other());
+        if got.message != message {
+            return Err(format!(
+                "{} from {} to {} arrived as {}",
+                named(message),
+                got.src,
+                got.dst,
+                named(got.message)
+            ));
+        }
         let wanted = match at {
             Role::Initiator => (Some(flow.server_as_seen), flow.client),
             Role::Responder => (None, flow.server),
@@ -465,8 +515,10 @@ impl Receiver {
         }
         if !got.checksum_is_right {
             return Err(format!(
-                "a frame from {} to {} arrived with a wrong UDP checksum",
-                got.src, got.dst
+                "{} from {} to {} arrived with a wrong checksum",
+                named(got.message),
+                got.src,
+                got.dst
             ));
         }
         if self.once && std::mem::replace(&mut self.arrived[place], self.run) == self.run {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gate64_wire::rfc6052::Pref64;
 
-use super::super::flow::Kind;
-use super::super::ports::Take;
+use super::super::flow::{Carries, Kind};
+use super::super::ports::{Take, Workers};
 use super::*;
 
 /// What a device makes of a frame that arrived.
@@ -50,6 +50,12 @@ impl Ports for Script {
     fn clear(&mut self) -> Result<f64, TesterError> {
         Err(TesterError::Clear("a script".into()))
     }
+    fn workers_max(&self) -> Option<usize> {
+        None
+    }
+    fn workers(&mut self, _: u8, _: u32) -> Result<Workers, TesterError> {
+        Ok(Workers::Set)
+    }
     fn describe(&self) -> Vec<(String, String)> {
         Vec::new()
     }
@@ -57,8 +63,16 @@ impl Ports for Script {
 
 const FLOWS: u32 = 100;
 
+fn flows_of(carries: Carries) -> Flows {
+    Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), carries, FLOWS, 10).unwrap()
+}
+
 fn tester(device: Device) -> Tester {
-    let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), FLOWS, 10).unwrap();
+    tester_of(Carries::Udp, device)
+}
+
+fn tester_of(carries: Carries, device: Device) -> Tester {
+    let flows = flows_of(carries);
     let ports = Script {
         now: 0,
         device,
@@ -73,8 +87,17 @@ fn tester(device: Device) -> Tester {
 }
 
 fn written(src: Endpoint, dst: Endpoint, tag: Tag, payload_len: usize) -> Vec<u8> {
+    written_as(Message::Udp, (src, dst), tag, payload_len)
+}
+
+fn written_as(
+    message: Message,
+    ends: (Endpoint, Endpoint),
+    tag: Tag,
+    payload_len: usize,
+) -> Vec<u8> {
     let mut out = [0; FRAME_LEN_MAX];
-    let len = frame::write(&mut out, &[2; 12], (src, dst), &tag, payload_len);
+    let len = frame::write(&mut out, &[2; 12], message, ends, &tag, payload_len);
     out[..len].to_vec()
 }
 
@@ -88,7 +111,7 @@ fn pool(flow: u32, shift: u16) -> Endpoint {
 
 /// A NAT64; `shift` of the number of frames so far moves its mappings.
 fn nat64(mut shift: impl FnMut(u64) -> u16 + 'static, loses: fn(u64) -> bool) -> Device {
-    let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), FLOWS, 10).unwrap();
+    let flows = flows_of(Carries::Udp);
     let mut count = 0;
     Box::new(move |role, got, out| {
         count += 1;
@@ -129,6 +152,65 @@ fn a_right_device_passes_every_phase() {
         let both = tester.phase2(1e5, 0.01).unwrap();
         assert_eq!((both.sent, both.received), ([1000, 1000], [1000, 1000]));
     }
+}
+
+/// A NAT64 for echoes, whose replies are `reply`.
+fn nat64_of_echoes(reply: Message) -> Device {
+    let flows = flows_of(Carries::Echo);
+    Box::new(move |role, got, out| {
+        let flow = flows.flow(got.tag.flow);
+        let mapped = pool(got.tag.flow, 0);
+        let (message, ends) = match role {
+            Role::Initiator => {
+                assert_eq!((got.src, got.message), (flow.client, Message::EchoRequest));
+                (Message::EchoRequest, (mapped, flow.server))
+            }
+            Role::Responder => {
+                assert_eq!((got.dst, got.message), (mapped, Message::EchoReply));
+                (reply, (flow.server_as_seen, flow.client))
+            }
+        };
+        let frame = written_as(message, ends, got.tag, got.payload_len);
+        out.push((role.other(), frame));
+    })
+}
+
+#[test]
+fn echoes_pass_every_phase_and_a_reply_is_no_request() {
+    let mut right = tester_of(Carries::Echo, nat64_of_echoes(Message::EchoReply));
+    right.greet().unwrap();
+    right.set_choice(Choice::Zipf);
+    assert!(right.phase1(1e4).unwrap().passed(0.0));
+    assert!(right.validate(1e4).unwrap().passed(0.0));
+    assert!(right.phase2(1e5, 0.01).unwrap().passed(0.0));
+    let mut wrong = tester_of(Carries::Echo, nat64_of_echoes(Message::EchoRequest));
+    let error = wrong.greet().unwrap_err().to_string();
+    assert!(error.contains("an echo reply from"), "{error}");
+    assert!(error.contains("arrived as an echo request"), "{error}");
+}
+
+/// Of the frames of both sides, how many carry the most frequent flow.
+fn most_frequent(choice: Choice) -> usize {
+    let counts = std::rc::Rc::new(std::cell::RefCell::new([0; FLOWS as usize]));
+    let seen = std::rc::Rc::clone(&counts);
+    let mut device = nat64(|_| 0, |_| false);
+    let counting: Device = Box::new(move |role, got, out| {
+        seen.borrow_mut()[got.tag.flow as usize] += 1;
+        device(role, got, out);
+    });
+    let mut tester = tester(counting);
+    tester.phase1(1e4).unwrap();
+    tester.set_choice(choice);
+    assert!(tester.phase2(1e5, 0.05).unwrap().passed(0.0));
+    let counts = counts.borrow();
+    counts.iter().copied().max().unwrap()
+}
+
+#[test]
+fn popular_flows_are_popular() {
+    // Of 10000 frames over 100 flows: a hundredth each, or a fifth for the first of Zipf's.
+    assert!(most_frequent(Choice::Uniform) < 200);
+    assert!(most_frequent(Choice::Zipf) > 1200);
 }
 
 #[test]
@@ -184,7 +266,7 @@ fn wrong_answers_are_named() {
     let said = wrong(nat64(|count| u16::from(count > 150), |_| false));
     assert!(said.contains("moved from 192.0.2.1:"), "{said}");
     let twice: Device = Box::new(|role, got, out| {
-        let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), FLOWS, 10).unwrap();
+        let flows = flows_of(Carries::Udp);
         let frame = written(
             pool(got.tag.flow, 0),
             flows.flow(got.tag.flow).server,
@@ -201,7 +283,7 @@ fn wrong_answers_are_named() {
     });
     assert!(wrong(elsewhere).contains("arrived as one from"));
     let broken: Device = Box::new(|role, got, out| {
-        let flows = Flows::new(Kind::Nat64(Pref64::WELL_KNOWN), FLOWS, 10).unwrap();
+        let flows = flows_of(Carries::Udp);
         let mut frame = written(
             pool(got.tag.flow, 0),
             flows.flow(got.tag.flow).server,
@@ -211,7 +293,7 @@ fn wrong_answers_are_named() {
         frame[41] ^= 1;
         out.push((role.other(), frame));
     });
-    assert!(wrong(broken).contains("wrong UDP checksum"));
+    assert!(wrong(broken).contains("wrong checksum"));
 }
 
 #[test]

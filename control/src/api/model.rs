@@ -207,8 +207,25 @@ pub struct Worker {
     pub sessions: u64,
     /// Frames handed to other workers.
     pub handed_off: u64,
+    /// Why.
+    pub handed_off_reasons: HandoffReasons,
+    /// Frames that other workers handed over.
+    pub handed_over: u64,
     /// System calls.
     pub syscalls: u64,
+}
+
+/// Frames handed to other workers, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffReasons {
+    /// The interface's hash chose a queue of another worker than the session's owner.
+    pub queue: u64,
+    /// ICMP errors, which belong to the packet inside them.
+    pub icmp_error: u64,
+    /// Fragments, which one worker gathers.
+    pub fragment: u64,
+    /// Hairpins between clients of two workers.
+    pub hairpin: u64,
 }
 
 /// Packets dropped for one reason.

@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering;
 
 use gate64_dataplane::counters::{self, drop_id};
-use gate64_dataplane::verdict::{DropReason, Side};
+use gate64_dataplane::verdict::{DropReason, HandoffReason, Side};
 
 use super::model;
-use crate::state::State;
+use crate::state::{State, WorkerState};
 
 /// The gateway at a glance.
 pub fn status(state: &State) -> model::Status {
@@ -79,6 +79,16 @@ pub fn dns64(server: &gate64_dns64::Server) -> model::Dns64 {
     }
 }
 
+fn handoff_reasons(worker: &WorkerState) -> model::HandoffReasons {
+    let count = |reason: HandoffReason| worker.get(counters::handoffs(reason as usize));
+    model::HandoffReasons {
+        queue: count(HandoffReason::Queue),
+        icmp_error: count(HandoffReason::IcmpError),
+        fragment: count(HandoffReason::Fragment),
+        hairpin: count(HandoffReason::Hairpin),
+    }
+}
+
 /// Every worker.
 pub fn workers(state: &State) -> Vec<model::Worker> {
     let numbered = state.worker_ids().zip(&state.workers);
@@ -93,6 +103,8 @@ pub fn workers(state: &State) -> Vec<model::Worker> {
             packets_dropped: worker.dropped(Side::V6) + worker.dropped(Side::V4),
             sessions: worker.sum(counters::sessions, 3),
             handed_off: worker.sum(counters::packets_handed_off, 2),
+            handed_off_reasons: handoff_reasons(worker),
+            handed_over: worker.get(counters::handoff_received(0)),
             syscalls: worker.get(counters::syscalls(0)),
         })
         .collect()

@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use gate64_benches::tester::flow::{Flows, Kind, SESSIONS_PER_CLIENT_MAX};
+use gate64_benches::tester::flow::{Carries, Flows, Kind, SESSIONS_PER_CLIENT_MAX};
 use gate64_benches::tester::forward::Forwarder;
 use gate64_benches::tester::frame::{FCS_LEN, FRAME_LEN_MAX, FRAME_OCTETS_MIN};
-use gate64_benches::tester::interface::{End, InterfacePorts};
+use gate64_benches::tester::interface::{Commands, End, InterfacePorts};
 use gate64_benches::tester::memory::MemoryPorts;
 use gate64_benches::tester::ports::Ports;
 use gate64_benches::tester::summary::Summary;
 use gate64_benches::tester::{
-    DURATION_RFC, Options, REPEATS_RFC, Tester, TesterError, page, rfc8219, rfc9693,
+    Choice, DURATION_RFC, Options, REPEATS_RFC, Tester, TesterError, check_memory, page, rfc8219,
+    rfc9693,
 };
 use gate64_wire::rfc6052::Pref64;
 use tokio::signal::unix::{SignalKind, signal};
@@ -57,6 +58,12 @@ pub struct TesterArgs {
     /// Sessions of each client
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u16).range(1..=i64::from(SESSIONS_PER_CLIENT_MAX)))]
     sessions_per_client: u16,
+    /// What flows are made of
+    #[arg(long, value_enum, default_value = "udp")]
+    protocol: ProtocolName,
+    /// How often each flow has a frame
+    #[arg(long, value_enum, default_value = "uniform")]
+    popularity: Popularity,
     /// Session table of the device in memory [default: a quarter more than --sessions]
     #[arg(long, value_name = "N", conflicts_with = "initiator", value_parser = clap::value_parser!(u32).range(1..))]
     table: Option<u32>,
@@ -89,6 +96,24 @@ pub struct TesterArgs {
     html: Option<PathBuf>,
 }
 
+/// What flows are made of.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProtocolName {
+    /// UDP datagrams, as the RFCs say
+    Udp,
+    /// ICMP echo requests and replies
+    Icmp,
+}
+
+/// How often each flow has a frame.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Popularity {
+    /// Each as often, as the RFCs say
+    Uniform,
+    /// The n-th in proportion to 1/n
+    Zipf,
+}
+
 /// What stands between the interfaces.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum KindName {
@@ -112,6 +137,12 @@ pub struct Rfc9693Args {
     /// Search for the capacity of the session table, from the first number of sessions upwards
     #[arg(long)]
     capacity: bool,
+    /// Compare throughput between these numbers of workers, separated by commas
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..))]
+    workers: Vec<u8>,
+    /// Shell command that starts the device with $WORKERS workers
+    #[arg(long, value_name = "COMMAND", requires_all = ["initiator", "workers"])]
+    set_workers: Option<String>,
     #[command(flatten)]
     common: TesterArgs,
 }
@@ -175,11 +206,21 @@ pub fn rfc9693(args: &Rfc9693Args) -> Result<(), Failure> {
     let options = Options {
         frame_octets: vec![args.frame_octets],
         sessions: args.sessions.clone(),
+        workers: args.workers.clone(),
         capacity: args.capacity,
         ..args.common.options()
     };
+    if args.common.initiator.is_some() && !args.workers.is_empty() && args.set_workers.is_none() {
+        return Err(Failure::Failed(
+            "cannot measure: --workers needs --set-workers over interfaces, a command that starts the device with $WORKERS workers".into(),
+        ));
+    }
+    let commands = Commands {
+        clear: args.common.clear.clone(),
+        set_workers: args.set_workers.clone(),
+    };
     args.common
-        .measure(&options, first, largest, rfc9693::measure)
+        .measure(&options, commands, (first, largest), rfc9693::measure)
 }
 
 /// Measures packets.
@@ -189,8 +230,13 @@ pub fn rfc8219(args: &Rfc8219Args) -> Result<(), Failure> {
         sessions: vec![args.sessions],
         ..args.common.options()
     };
+    let commands = Commands {
+        clear: args.common.clear.clone(),
+        set_workers: None,
+    };
+    let sessions = (args.sessions, args.sessions);
     args.common
-        .measure(&options, args.sessions, args.sessions, rfc8219::measure)
+        .measure(&options, commands, sessions, rfc8219::measure)
 }
 
 /// Forwards until it is told to stop.
@@ -255,6 +301,11 @@ impl TesterArgs {
             loss_tolerance: self.loss_tolerance,
             frame_octets: Vec::new(),
             sessions: Vec::new(),
+            workers: Vec::new(),
+            choice: match self.popularity {
+                Popularity::Uniform => Choice::Uniform,
+                Popularity::Zipf => Choice::Zipf,
+            },
             capacity: false,
         }
     }
@@ -270,11 +321,15 @@ impl TesterArgs {
     fn measure(
         &self,
         options: &Options,
-        first: u32,
-        largest: u32,
+        commands: Commands,
+        (first, largest): (u32, u32),
         measure: Measure,
     ) -> Result<(), Failure> {
-        let flows = Flows::new(self.kind(), first, self.sessions_per_client);
+        let carries = match self.protocol {
+            ProtocolName::Udp => Carries::Udp,
+            ProtocolName::Icmp => Carries::Echo,
+        };
+        let flows = Flows::new(self.kind(), carries, first, self.sessions_per_client);
         let flows = flows.ok_or_else(|| {
             Failure::Failed("too many clients: raise --sessions-per-client".into())
         })?;
@@ -283,9 +338,12 @@ impl TesterArgs {
             write(file, "")?;
         }
         let stop = stop_on_signal()?;
-        let ports = self.ports(largest)?;
+        let table = self.table(largest);
+        check_memory(largest, table).map_err(failure)?;
+        let ports = self.ports(table, commands)?;
         let timeout = Duration::from_secs_f64(self.timeout);
         let mut tester = Tester::new(ports, flows, timeout, Arc::clone(&stop));
+        tester.set_choice(options.choice);
         let begin = Instant::now();
         let mut progress = |what: &str| eprintln!("{:>6} s  {what}", begin.elapsed().as_secs());
         let (summary, done) = measure(&mut tester, &flows, options, &mut progress);
@@ -306,7 +364,14 @@ impl TesterArgs {
         }
     }
 
-    fn ports(&self, sessions: u32) -> Result<Box<dyn Ports>, Failure> {
+    /// Sessions that the device in memory takes; none where the device is elsewhere.
+    fn table(&self, sessions: u32) -> Option<u32> {
+        let default = || sessions.saturating_add(sessions / 4).saturating_add(64);
+        let in_memory = self.initiator.is_none();
+        in_memory.then(|| self.table.unwrap_or_else(default))
+    }
+
+    fn ports(&self, table: Option<u32>, commands: Commands) -> Result<Box<dyn Ports>, Failure> {
         let names = (
             &self.initiator,
             self.initiator_via,
@@ -315,11 +380,8 @@ impl TesterArgs {
         );
         let (Some(initiator), Some(initiator_via), Some(responder), Some(responder_via)) = names
         else {
-            let table = self
-                .table
-                .unwrap_or(sessions.saturating_add(sessions / 4).saturating_add(64));
-            let ports =
-                MemoryPorts::new(table.into(), self.sessions_per_client).map_err(failure)?;
+            let table = table.unwrap_or(0).into();
+            let ports = MemoryPorts::new(table, self.sessions_per_client).map_err(failure)?;
             return Ok(Box::new(ports));
         };
         let ends =
@@ -330,8 +392,7 @@ impl TesterArgs {
                 })
             });
         let [initiator, responder] = ends;
-        let ports =
-            InterfacePorts::open(&[initiator?, responder?], self.clear.clone()).map_err(failure)?;
+        let ports = InterfacePorts::open(&[initiator?, responder?], commands).map_err(failure)?;
         Ok(Box::new(ports))
     }
 

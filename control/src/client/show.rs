@@ -243,7 +243,7 @@ fn subscriber_row(s: &model::Subscriber) -> Vec<String> {
     ]
 }
 
-const WORKERS: [Column; 8] = [
+const WORKERS: [Column; 13] = [
     ("WORKER", true),
     ("CPU", true),
     ("STATE", false),
@@ -252,6 +252,11 @@ const WORKERS: [Column; 8] = [
     ("FORWARDED", true),
     ("DROPPED", true),
     ("HANDED OFF", true),
+    ("BY QUEUE", true),
+    ("ICMP ERROR", true),
+    ("FRAGMENT", true),
+    ("HAIRPIN", true),
+    ("HANDED OVER", true),
 ];
 
 fn worker_row(w: &model::Worker) -> Vec<String> {
@@ -263,8 +268,22 @@ fn worker_row(w: &model::Worker) -> Vec<String> {
         grouped(w.sessions),
         grouped(w.packets_forwarded),
         grouped(w.packets_dropped),
-        grouped(w.handed_off),
+        format!("{} ({})", grouped(w.handed_off), share(w)),
+        grouped(w.handed_off_reasons.queue),
+        grouped(w.handed_off_reasons.icmp_error),
+        grouped(w.handed_off_reasons.fragment),
+        grouped(w.handed_off_reasons.hairpin),
+        grouped(w.handed_over),
     ]
+}
+
+/// The part of what came to a worker's own queues that it handed to others.
+fn share(w: &model::Worker) -> String {
+    let own = w.packets_forwarded + w.packets_dropped + w.handed_off;
+    let own = own.saturating_sub(w.handed_over);
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    let percent = w.handed_off as f64 * 100.0 / own.max(1) as f64;
+    format!("{:.1} %", percent.min(100.0))
 }
 
 const DROPS: [Column; 4] = [

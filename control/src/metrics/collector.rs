@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use gate64_dataplane::counters::{self, CounterId, HISTOGRAM_BUCKETS, drop_id};
-use gate64_dataplane::verdict::{DropReason, Side};
+use gate64_dataplane::verdict::{DropReason, HandoffReason, Side};
 use gate64_wire::addr::Protocol;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -210,7 +210,7 @@ fn workers(state: &State) -> Vec<MetricFamily> {
     );
     let mut handoff = Family::counter(
         "gate64_handoff_frames_total",
-        "Frames handed to another worker.",
+        "Frames handed to another worker, by reason.",
     );
     for (number, worker) in state.workers.iter().enumerate() {
         let number = number.to_string();
@@ -223,7 +223,10 @@ fn workers(state: &State) -> Vec<MetricFamily> {
         let nanoseconds = log2_buckets(worker, counters::turn_nanoseconds, 1e-9);
         let spent = float(worker.get(counters::busy_nanoseconds(0))) * 1e-9;
         turn.buckets(label, nanoseconds, spent);
-        handoff.count(label, worker.sum(counters::packets_handed_off, 2));
+        for reason in HandoffReason::ALL {
+            let labels = &[("worker", number.as_str()), ("reason", reason.label())];
+            handoff.count(labels, worker.get(counters::handoffs(reason as usize)));
+        }
     }
     vec![
         busy.done(),

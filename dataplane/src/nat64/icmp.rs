@@ -15,7 +15,7 @@ use crate::config::UnknownProtocol;
 use crate::counters;
 use crate::packet::{LINK_HEADER_MAX, Packet};
 use crate::siit::{self, NextHopMtu};
-use crate::verdict::{DropReason, IcmpError, Refusal, Side, Verdict};
+use crate::verdict::{DropReason, HandoffReason, IcmpError, Refusal, Side, Verdict, WorkerId};
 
 /// A second's worth of ICMP errors, refilled continuously (RFC 4443 section 2.4 f).
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Nat64 {
         };
         let owner = self.ownership.of_v6(client.ip);
         if owner != self.worker {
-            return Ok(self.hand_off(owner, Side::V6));
+            return Ok(self.hand_off(owner, Side::V6, HandoffReason::IcmpError));
         }
         let remote = self
             .remote_of(inner.facts.src)
@@ -159,7 +159,7 @@ impl Nat64 {
             .ownership
             .of_v4(&self.pool, mapped.ip, mapped.port, protocol);
         if owner != self.worker {
-            return Ok(self.hand_off(owner, Side::V4));
+            return Ok(self.hand_off(owner, Side::V4, HandoffReason::IcmpError));
         }
         let bib = self
             .table
@@ -242,9 +242,11 @@ impl Nat64 {
 
     pub(super) fn hand_off(
         &mut self,
-        worker: crate::verdict::WorkerId,
+        worker: WorkerId,
         side: Side,
+        reason: HandoffReason,
     ) -> (Verdict, Hop) {
+        self.counters.add(counters::handoffs(reason as usize), 1);
         self.counters
             .add(counters::packets_handed_off(side.index()), 1);
         (Verdict::Handoff { worker, side }, Hop::None)

@@ -66,7 +66,7 @@ use crate::memory::Probe;
 use crate::packet::{Frame, LINK_HEADER_MAX, Packet};
 use crate::route::{HopId, PortId, RouteSnapshot};
 use crate::siit;
-use crate::verdict::{DropReason, Refusal, Side, Verdict, WorkerId};
+use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
 /// Frames worked at once.
 pub const BATCH_FRAMES_MAX: usize = 64;
@@ -562,7 +562,7 @@ impl Nat64 {
             }
             Kind::ErrorV6 => self.error_v6_to_v4(packet, &place.v6.facts, context),
             Kind::ErrorV4 => self.error_v4_to_v6(packet, &place.v4.facts, context),
-            Kind::Elsewhere(owner) => Ok(self.hand_off(*owner, side)),
+            Kind::Elsewhere(owner) => Ok(self.hand_off(*owner, side, HandoffReason::Queue)),
             Kind::Settled(verdict, hop) => return (*verdict, *hop),
         };
         match done {
@@ -796,15 +796,7 @@ impl Nat64 {
             .ownership
             .of_v4(&self.pool, dst.ip, dst.port, outgoing.protocol);
         if owner != self.worker {
-            self.counters
-                .add(counters::packets_handed_off(Side::V4.index()), 1);
-            return Ok((
-                Verdict::Handoff {
-                    worker: owner,
-                    side: Side::V4,
-                },
-                Hop::None,
-            ));
+            return Ok(self.hand_off(owner, Side::V4, HandoffReason::Hairpin));
         }
         let mut place = Place::EMPTY;
         self.prepare_packet(packet, Side::V4, false, &mut place, context);

@@ -22,7 +22,7 @@ use crate::clock::Instant;
 use crate::counters;
 use crate::packet::Packet;
 use crate::siit;
-use crate::verdict::{DropReason, Refusal, Side, Verdict, WorkerId};
+use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
 /// What later fragments need, once the first is through.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +119,7 @@ impl Nat64 {
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
         if let Some(worker) = self.gatherer(facts, gathered) {
-            return Ok(self.hand_off(worker, Side::V4));
+            return Ok(self.hand_off(worker, Side::V4, HandoffReason::Fragment));
         }
         self.counters
             .add(counters::fragments_received(Side::V4.index()), 1);
@@ -278,7 +278,7 @@ impl Nat64 {
         let protocol = super::protocol_of(facts.l4.kind)?;
         let owner = self.owner_of(facts, protocol);
         if owner != self.worker {
-            let (verdict, hop) = self.hand_off(owner, Side::V4);
+            let (verdict, hop) = self.hand_off(owner, Side::V4, HandoffReason::Fragment);
             return Ok((verdict, hop, Known::Elsewhere(owner)));
         }
         let slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
@@ -427,7 +427,7 @@ impl Nat64 {
         let (src, dst, hop, mtu) = match known {
             Known::V6 { src, dst, hop, mtu } => (src, dst, hop, mtu),
             Known::Elsewhere(worker) => {
-                return Ok(self.hand_off(worker, Side::V4));
+                return Ok(self.hand_off(worker, Side::V4, HandoffReason::Fragment));
             }
             _ => return Err(DropReason::FragmentUnmatched.into()),
         };
