@@ -23,6 +23,14 @@ pub enum BenchError {
         /// What there is.
         free_mib: u64,
     },
+    /// What a simulation was to show does not hold.
+    #[error("seed {seed}: {fault}")]
+    Simulation {
+        /// What does not.
+        fault: String,
+        /// Repeats it.
+        seed: u64,
+    },
     /// The engine's memory could not be had.
     #[error(transparent)]
     Arena(#[from] ArenaError),

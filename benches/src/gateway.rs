@@ -66,6 +66,7 @@ impl Size {
                 ports: 1024..=65535,
                 exclude: Vec::new(),
                 shared_with_host: false,
+                ..Pool4Prefix::default()
             }],
             subscriber: SubscriberLimits {
                 prefix_length: 64,
@@ -178,7 +179,7 @@ impl Gateway {
 }
 
 /// Source transport address of a translated packet: behind a header without options.
-fn source_of(area: &FrameArea, item: &mut gate64_dataplane::nat64::Item) -> TransportAddr4 {
+pub fn source_of(area: &FrameArea, item: &mut gate64_dataplane::nat64::Item) -> TransportAddr4 {
     let packet = area.packet(&mut item.frame);
     let bytes = packet.bytes();
     // ICMP keeps its identifier where others have the length.

@@ -16,6 +16,7 @@ mod jool;
 mod lifecycle;
 mod measure;
 pub mod report;
+pub mod simulation;
 pub mod tester;
 mod vpp;
 mod workers;

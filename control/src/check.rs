@@ -1,19 +1,24 @@
 //! `gate64 check`: validates a configuration and says what `run` would do with it.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use gate64_dataplane::config::{AutoOnOff, XdpModeChoice};
 
-use crate::cli::ConfigArgs;
+use crate::api::model::Preview;
+use crate::cli::CheckArgs;
+use crate::client::Connection;
 use crate::config::problem::{Report, Severity};
 use crate::config::{self, Config, Pool4Source, Workers};
+use crate::exit::Failure;
 use crate::{machine, run};
 
 /// Runs the command: 0 if the configuration can be used on this machine, otherwise 1.
-pub fn run(args: &ConfigArgs) -> ExitCode {
-    let (config, mut report) = match config::load(&args.config) {
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let path = &args.config.config;
+    let (config, mut report) = match config::load(path) {
         Ok(loaded) => loaded,
         Err(report) => return refuse(&report),
     };
@@ -24,9 +29,33 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
         return refuse(&report);
     }
     eprint!("{report}");
+    if args.against_running {
+        return match against_running(&args.socket, &config.text) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(failure) => failure.report(),
+        };
+    }
     print!("{}", plan(&config));
-    println!("{}: {}", args.config.display(), verdict(&report));
+    println!("{}: {}", path.display(), verdict(&report));
     ExitCode::SUCCESS
+}
+
+/// Prints what a reload would change; whether it would be taken over.
+fn against_running(socket: &Path, text: &str) -> Result<bool, Failure> {
+    let preview: Preview = Connection::open(socket)?.post_text("/v1/preview", text)?;
+    for line in preview.changes.iter().chain(&preview.lines) {
+        println!("{line}");
+    }
+    println!(
+        "{}",
+        match (preview.is_accepted, preview.changes.is_empty()) {
+            (true, true) => "nothing differs from the configuration in use",
+            (true, false) => "a reload would take this over while traffic goes on",
+            (false, _) => "a reload would keep the configuration in use",
+        }
+    );
+    Ok(preview.is_accepted)
 }
 
 fn refuse(report: &Report) -> ExitCode {

@@ -34,7 +34,7 @@ pub enum Command {
     /// Run the gateway in the foreground
     Run(ConfigArgs),
     /// Validate a configuration; print the memory plan and what would be attached
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Put captures through the real engine, time from the captures
     Replay(ReplayArgs),
     /// The gateway at a glance
@@ -45,7 +45,7 @@ pub enum Command {
     Clear(ClearArgs),
     /// What gate64 does with an address
     Explain(ExplainArgs),
-    /// Who had a pool address and port, and when; gate64 need not run
+    /// Who had a pool address and port, and when, or which ports a subscriber has by calculation
     Lookup(LookupArgs),
     /// Live view of rates, workers and drops
     Top(ApiArgs),
@@ -70,6 +70,20 @@ pub struct ConfigArgs {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
+}
+
+/// `gate64 check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Which configuration
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Ask the running gateway what a reload with it would change
+    #[arg(long)]
+    pub against_running: bool,
+    /// The API's socket of the running gateway
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, requires = "against_running")]
+    pub socket: PathBuf,
 }
 
 /// Which gate64 is asked, and how the answer looks.
@@ -104,7 +118,15 @@ pub enum ShowWhat {
     /// Pool addresses and their port blocks
     Pool(RowArgs),
     /// Subscribers, their addresses and port blocks
-    Subscribers(RowArgs),
+    Subscribers {
+        /// Which
+        #[command(flatten)]
+        rows: RowArgs,
+        /// Those that have most, most first
+        #[arg(long, value_parser = ["ports", "sessions", "refusals"],
+            conflicts_with_all = ["protocol", "v6", "v4", "port", "remote"])]
+        top: Option<String>,
+    },
     /// Workers
     Workers,
     /// Dropped packets by reason, with what each reason means

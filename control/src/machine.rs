@@ -124,7 +124,7 @@ fn check_interfaces(config: &Config, report: &mut Report) -> bool {
 fn check_pools(config: &Config, report: &mut Report) -> bool {
     let mut is_missing = false;
     for pool in &config.pools {
-        let Pool4Source::Interface { name, ports } = &pool.value else {
+        let Pool4Source::Interface { name, ports, .. } = &pool.value else {
             continue;
         };
         if interface_ipv4(name).is_none() {

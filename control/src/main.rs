@@ -1,5 +1,6 @@
 //! The `gate64` binary: command line, configuration, and everything beside the workers.
 
+mod alarm;
 mod api;
 mod bench;
 mod check;

@@ -13,6 +13,7 @@ use gate64_dataplane::counters::{self, CounterId, PublishedCounters};
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
 use gate64_log::config::OnFailure;
 
+use crate::alarm::Alarms;
 use crate::api::model;
 use crate::config::Config;
 
@@ -23,6 +24,9 @@ const STUCK_AFTER: Duration = Duration::from_secs(3);
 
 /// Gives a command to a worker; false if it takes none any more.
 pub type Ask = Box<dyn Fn(WorkerId, Command) -> bool + Send + Sync>;
+
+/// Says what a reload with a configuration's text would do.
+pub type JudgeReload = Box<dyn Fn(&State, &str) -> Result<model::Preview, String> + Send + Sync>;
 
 /// What the kernel and packet I/O know, asked anew each time.
 pub trait Surroundings: Send + Sync {
@@ -126,6 +130,10 @@ pub struct State {
     pub dns64: Option<Arc<gate64_dns64::Server>>,
     /// The log of allocations: whoever has something for it tells it here.
     pub log: Arc<gate64_log::Bus>,
+    /// What a reload would do.
+    pub preview: JudgeReload,
+    /// Alarms on what runs out.
+    pub alarms: Alarms,
     /// Whether packets are taken: what DNS64 is told before it synthesises.
     pub is_forwarding: Arc<AtomicBool>,
 }

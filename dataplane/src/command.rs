@@ -9,6 +9,7 @@ use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
 use crate::clock::Instant;
 use crate::config::Nat64Config;
+use crate::nat64::pool4::{AddressState, PoolMap};
 
 /// Which entries a listing or a clearing concerns; every given field must match.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -77,6 +78,10 @@ pub struct SubscriberRow {
     pub prefix: Ipv6Addr,
     /// Its length.
     pub prefix_length: u8,
+    /// Its class: 0 for none, otherwise the place in the configuration, from 1.
+    pub class: u16,
+    /// Whether it has its blocks by calculation.
+    pub is_deterministic: bool,
     /// Its pool address.
     pub v4: Ipv4Addr,
     /// First ports of its blocks.
@@ -96,14 +101,31 @@ pub struct SubscriberRow {
 pub struct PoolRow {
     /// The address.
     pub v4: Ipv4Addr,
-    /// Blocks of it that this worker owns.
+    /// The pool it is of: a place in the configuration's names.
+    pub pool: u8,
+    /// How far it takes part.
+    pub state: AddressState,
+    /// Blocks of it that this worker gives out, those held included.
     pub blocks_total: u32,
-    /// Of these, held by subscribers.
+    /// Blocks held by subscribers.
     pub blocks_used: u32,
+    /// Blocks given back whose ports still rest.
+    pub blocks_resting: u32,
     /// Ports in use, by protocol.
     pub ports_used: [u32; 3],
     /// Subscribers on it.
     pub subscribers: u32,
+}
+
+/// What a subscriber may have most of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopBy {
+    /// Ports mapped, over all protocols.
+    Ports,
+    /// Sessions.
+    Sessions,
+    /// Refusals so far.
+    Refusals,
 }
 
 /// What control asks of a worker.
@@ -142,6 +164,15 @@ pub enum Command {
         /// Where the page goes.
         reply: Sender<Page<SubscriberRow>>,
     },
+    /// List the subscribers that have most of something, most first.
+    TopSubscribers {
+        /// Of what.
+        by: TopBy,
+        /// Rows at most.
+        limit: usize,
+        /// Where the rows go.
+        reply: Sender<Vec<SubscriberRow>>,
+    },
     /// List pool addresses, as above; only `filter.v4` counts.
     Pool {
         /// Which.
@@ -164,6 +195,22 @@ pub enum Command {
     Reconfigure {
         /// The new one.
         config: Arc<Nat64Config>,
+        /// Its pools, numbered so that what was there before keeps its numbers.
+        pool: Arc<PoolMap>,
+    },
+    /// Tell how many blocks of each address are held that other pools would not give out.
+    Stranded {
+        /// The other pools.
+        pool: Arc<PoolMap>,
+        /// Where the numbers go.
+        reply: Sender<Vec<(Ipv4Addr, u32)>>,
+    },
+    /// Cut the held blocks of these addresses that are not given out any more; answers how many.
+    CutBlocks {
+        /// Which addresses.
+        addresses: Vec<Ipv4Addr>,
+        /// Where the number goes.
+        reply: Sender<u64>,
     },
     /// What to tell the log from now on.
     Log(LogMode),

@@ -111,8 +111,76 @@ pub struct Pool4Prefix {
     pub ports: RangeInclusive<u16>,
     /// Addresses of the prefix that are left out.
     pub exclude: Vec<Ipv4Addr>,
+    /// Ports of these that are never given out.
+    pub exclude_ports: Vec<RangeInclusive<u16>>,
+    /// Addresses that get no new blocks; those that are held are kept.
+    pub drain: Vec<Ipv4Addr>,
+    /// Which pool it is part of: a place in [`Nat64Config::pool_names`].
+    pub pool: u8,
     /// Whether the host itself uses the address too: only `ports` belong to gate64.
     pub shared_with_host: bool,
+}
+
+impl Default for Pool4Prefix {
+    fn default() -> Pool4Prefix {
+        Pool4Prefix {
+            address: Ipv4Addr::UNSPECIFIED,
+            length: 32,
+            ports: 1024..=65535,
+            exclude: Vec::new(),
+            exclude_ports: Vec::new(),
+            drain: Vec::new(),
+            pool: 0,
+            shared_with_host: false,
+        }
+    }
+}
+
+/// Pools at most: each has metrics of its own.
+pub const POOLS_MAX: usize = 16;
+
+/// An IPv4 prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix4 {
+    /// First address.
+    pub address: Ipv4Addr,
+    /// Leading bits, 0 to 32.
+    pub length: u8,
+}
+
+impl Prefix4 {
+    /// Of an address and a length.
+    pub const fn new(address: Ipv4Addr, length: u8) -> Prefix4 {
+        Prefix4 { address, length }
+    }
+
+    /// Whether an address lies in it.
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        let differ = u32::from(ip) ^ u32::from(self.address);
+        differ.leading_zeros() >= u32::from(self.length)
+    }
+}
+
+/// An IPv6 prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix6 {
+    /// First address.
+    pub address: Ipv6Addr,
+    /// Leading bits, 0 to 128.
+    pub length: u8,
+}
+
+impl Prefix6 {
+    /// Of an address and a length.
+    pub const fn new(address: Ipv6Addr, length: u8) -> Prefix6 {
+        Prefix6 { address, length }
+    }
+
+    /// Whether an address lies in it.
+    pub fn contains(&self, ip: Ipv6Addr) -> bool {
+        let differ = u128::from(ip) ^ u128::from(self.address);
+        differ.leading_zeros() >= u32::from(self.length)
+    }
 }
 
 /// A static BIB entry (RFC 6146 section 3.1): a port forwarding.
@@ -126,7 +194,18 @@ pub struct StaticBib {
     pub v4: TransportAddr4,
 }
 
-/// Limits of a subscriber, an IPv6 prefix.
+/// The ICMP error in answer to a packet that is refused for a limit (RFC 6888 REQ-11).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalAnswer {
+    /// ICMPv6 1/1, ICMPv4 3/13.
+    AdminProhibited,
+    /// ICMPv6 1/3, ICMPv4 3/1.
+    AddressUnreachable,
+    /// None.
+    None,
+}
+
+/// Limits of a subscriber, an IPv6 prefix, and what all subscribers have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscriberLimits {
     /// Leading bits of the IPv6 source that make one customer, 32 to 128.
@@ -135,14 +214,53 @@ pub struct SubscriberLimits {
     pub port_block_size: u16,
     /// Blocks that a subscriber may hold at once.
     pub port_blocks_max: u16,
+    /// Ports that a subscriber may have mapped at once, by protocol; unlimited if `u32::MAX`.
+    pub ports_max: [u32; 3],
     /// Sessions that a subscriber may have at once.
     pub session_count_max: u32,
     /// New sessions per second, unlimited if `None`.
     pub session_rate_max: Option<u32>,
+    /// Of ports and sessions, those kept for [`Nat64Config::essential_ports`].
+    pub essential_reserve: u32,
+    /// What a refused packet is answered with.
+    pub refusal: RefusalAnswer,
     /// Time for which a freed port is not given out again (RFC 6888 REQ-8).
     pub port_reuse_delay: Duration,
     /// Time after which an empty block goes back.
     pub block_idle: Duration,
+    /// Time after which a block gives no new ports while another can be had; `None`: always.
+    pub block_active: Option<Duration>,
+}
+
+/// Those of the limits that a class may have of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClassLimits {
+    /// As in [`SubscriberLimits`].
+    pub port_blocks_max: u16,
+    /// As there.
+    pub ports_max: [u32; 3],
+    /// As there.
+    pub session_count_max: u32,
+    /// As there.
+    pub session_rate_max: Option<u32>,
+    /// As there.
+    pub essential_reserve: u32,
+    /// As there.
+    pub refusal: RefusalAnswer,
+}
+
+impl SubscriberLimits {
+    /// Those that hold where no class says otherwise.
+    pub const fn limits(&self) -> ClassLimits {
+        ClassLimits {
+            port_blocks_max: self.port_blocks_max,
+            ports_max: self.ports_max,
+            session_count_max: self.session_count_max,
+            session_rate_max: self.session_rate_max,
+            essential_reserve: self.essential_reserve,
+            refusal: self.refusal,
+        }
+    }
 }
 
 impl Default for SubscriberLimits {
@@ -151,12 +269,62 @@ impl Default for SubscriberLimits {
             prefix_length: 64,
             port_block_size: 512,
             port_blocks_max: 4,
+            ports_max: [u32::MAX; 3],
             session_count_max: 4096,
             session_rate_max: None,
+            essential_reserve: 0,
+            refusal: RefusalAnswer::AdminProhibited,
             port_reuse_delay: Duration::from_secs(120),
             block_idle: Duration::from_secs(120),
+            block_active: None,
         }
     }
+}
+
+/// Subscribers that are treated otherwise than `[subscriber]` says, by the longest prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubscriberClass {
+    /// Its name.
+    pub name: String,
+    /// Its subscribers; no longer than a subscriber's prefix.
+    pub prefixes: Vec<Prefix6>,
+    /// Its limits.
+    pub limits: ClassLimits,
+    /// The pool that its blocks come from.
+    pub pool: u8,
+    /// The place in [`Nat64Config::pref64`] that its peers are embedded in where IPv4 begins.
+    pub pref64: u8,
+    /// Destinations that are routed as IPv6, untranslated (RFC 6888 REQ-6).
+    pub bypass: Vec<Prefix4>,
+    /// Destinations that are refused.
+    pub deny: Vec<Prefix4>,
+}
+
+impl Default for SubscriberClass {
+    fn default() -> SubscriberClass {
+        SubscriberClass {
+            name: String::new(),
+            prefixes: Vec::new(),
+            limits: SubscriberLimits::default().limits(),
+            pool: 0,
+            pref64: 0,
+            bypass: Vec::new(),
+            deny: Vec::new(),
+        }
+    }
+}
+
+/// Subscribers whose blocks are calculated (RFC 7422).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeterministicSet {
+    /// Their ranges, in the order in which they are numbered.
+    pub subscribers: Vec<Prefix6>,
+    /// The pool whose addresses they are spread over; no other subscribers use it.
+    pub pool: u8,
+    /// Blocks of each.
+    pub blocks_per_subscriber: u16,
+    /// Whether the blocks that are left serve as dynamic ones.
+    pub overflow: bool,
 }
 
 /// The translator's configuration. One immutable value for all workers.
@@ -194,8 +362,25 @@ pub struct Nat64Config {
     pub pool4: Vec<Pool4Prefix>,
     /// Static BIB entries.
     pub static_bib: Vec<StaticBib>,
+    /// Names of the pools; the place in this list is a pool's number.
+    pub pool_names: Vec<String>,
+    /// Addresses that memory is reserved for, those that a reload adds included; `None`: some
+    /// more than there are at start.
+    pub pool4_address_count_max: Option<u32>,
     /// Subscribers.
     pub subscriber: SubscriberLimits,
+    /// The pool of subscribers that are in no class.
+    pub subscriber_pool: u8,
+    /// Destination ports that [`SubscriberLimits::essential_reserve`] is kept for.
+    pub essential_ports: Vec<u16>,
+    /// Destinations that are routed as IPv6, for subscribers in no class (RFC 6888 REQ-6).
+    pub bypass: Vec<Prefix4>,
+    /// Destinations that are refused, for subscribers in no class.
+    pub deny: Vec<Prefix4>,
+    /// Subscribers that are treated otherwise.
+    pub classes: Vec<SubscriberClass>,
+    /// Subscribers whose blocks are calculated.
+    pub deterministic: Vec<DeterministicSet>,
 }
 
 impl Default for Nat64Config {
@@ -219,7 +404,15 @@ impl Default for Nat64Config {
             lifetimes: Lifetimes::default(),
             pool4: Vec::new(),
             static_bib: Vec::new(),
+            pool_names: vec!["default".to_owned()],
+            pool4_address_count_max: None,
             subscriber: SubscriberLimits::default(),
+            subscriber_pool: 0,
+            essential_ports: Vec::new(),
+            bypass: Vec::new(),
+            deny: Vec::new(),
+            classes: Vec::new(),
+            deterministic: Vec::new(),
         }
     }
 }

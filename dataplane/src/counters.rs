@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gate64_wire::addr::Protocol;
 
+use crate::config::POOLS_MAX;
 use crate::verdict::{DropReason, HandoffReason, Side};
 
 /// Gives every counter a place in the array; families take as many places as they have labels.
@@ -34,6 +35,20 @@ macro_rules! counter_ids {
 /// A place in [`Counters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CounterId(u16);
+
+/// Steps of [`port_blocks_by_use`].
+pub const USE_STEPS: usize = 6;
+
+/// Steps of [`subscribers_by_ports`] and [`subscribers_by_sessions`]: step n counts those with
+/// less than 2^n and, but for the last, not less than 2^(n-1).
+pub const SUBSCRIBER_STEPS: usize = 18;
+
+/// The step that a number of ports or sessions belongs to.
+#[inline]
+pub fn subscriber_step(count: u32) -> usize {
+    let length = (u32::BITS - count.leading_zeros()) as usize;
+    length.min(SUBSCRIBER_STEPS - 1)
+}
 
 const REASONS: usize = DropReason::COUNT;
 
@@ -69,6 +84,25 @@ counter_ids! {
     port_blocks_total: 1,
     /// Ports mapped at present, by protocol.
     ports_used: 3,
+    /// Port blocks held at present, by pool.
+    pool_blocks_used: POOLS_MAX,
+    /// Port blocks given back whose ports still rest, by pool.
+    pool_blocks_resting: POOLS_MAX,
+    /// Port blocks that this worker may give out, used ones included, by pool.
+    pool_blocks_total: POOLS_MAX,
+    /// Blocks given out so far, calculated ones not counted.
+    port_blocks_allocated: 1,
+    /// Blocks taken back so far, calculated ones not counted.
+    port_blocks_released: 1,
+    /// Held port blocks by how much of them is in use: nothing, up to a quarter, a half, three
+    /// quarters, less than all, all.
+    port_blocks_by_use: USE_STEPS,
+    /// Subscribers by the binary length of the number of their ports.
+    subscribers_by_ports: SUBSCRIBER_STEPS,
+    /// Subscribers by the binary length of the number of their sessions.
+    subscribers_by_sessions: SUBSCRIBER_STEPS,
+    /// Packets routed on untranslated (RFC 6888 REQ-6).
+    packets_bypassed: 1,
     /// ICMP errors made by gate64, by the side they are sent to.
     icmp_errors_generated: 2,
     /// ICMP errors not made because of the rate limit, by side.
@@ -143,6 +177,15 @@ impl Counters {
     pub fn sub(&mut self, id: CounterId, by: u64) {
         let value = &mut self.values[usize::from(id.0)];
         *value = value.wrapping_sub(by);
+    }
+
+    /// Moves one from a place of a family to another.
+    #[inline]
+    pub fn shift(&mut self, from: CounterId, to: CounterId) {
+        if from != to {
+            self.sub(from, 1);
+            self.add(to, 1);
+        }
     }
 
     /// Sets a present number.

@@ -20,6 +20,7 @@ use crate::io::xsk::{self, Opened, XskIo, XskProbe};
 use crate::io::{InterfaceReport, PacketIo, Waker, XskStatistics};
 use crate::nat64::Nat64;
 use crate::nat64::plan::{Settings, Shared};
+use crate::nat64::pool4::PoolMap;
 use crate::route::{PortId, RouteSnapshot};
 use crate::verdict::WorkerId;
 use crate::worker::{Handoff, Idle, Links, Worker};
@@ -67,6 +68,7 @@ pub struct Gateway {
     steering: Steering,
     interfaces: Vec<InterfaceReport>,
     events: Vec<Consumer<Event>>,
+    pool: Arc<PoolMap>,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,17 @@ pub enum CommandError {
     Busy(u8),
 }
 
+/// Why a configuration was not taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconfigureError {
+    /// A worker does not take it.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The interfaces cannot be told.
+    #[error(transparent)]
+    Steering(#[from] StartError),
+}
+
 impl Gateway {
     /// Reserves session memory, attaches the XDP programs, binds all queues and starts the
     /// workers, in the calling thread's network namespace.
@@ -106,7 +119,41 @@ impl Gateway {
         let crew = Crew::reserve(&shared, &cpus)?;
         let opened = xsk::open(interfaces, cpus.len(), settings.hugepages, config)?;
         let vlans: Vec<_> = interfaces.iter().map(|interface| interface.vlan).collect();
-        crew.start(opened, &vlans, routes, clock, settings.idle)
+        let pool = Arc::clone(&shared.pool);
+        crew.start(opened, &vlans, routes, clock, settings.idle, pool)
+    }
+
+    /// The pools in use.
+    pub fn pool(&self) -> &Arc<PoolMap> {
+        &self.pool
+    }
+
+    /// Has every worker take over a configuration with these pools, all or none: what can refuse
+    /// comes first. What the interfaces steer is changed with it.
+    ///
+    /// # Errors
+    /// What is in the way; nothing is changed then but what interfaces steer.
+    pub fn reconfigure(
+        &mut self,
+        config: &Arc<Nat64Config>,
+        pool: &Arc<PoolMap>,
+    ) -> Result<(), ReconfigureError> {
+        // A worker takes a few commands in a turn: one that has many waiting is stuck.
+        let full = |worker: &RunningWorker| worker.commands.len() + 1 >= COMMANDS_MAX;
+        if let Some(worker) = self.workers.iter().position(full) {
+            let worker = u8::try_from(worker).unwrap_or(u8::MAX);
+            return Err(CommandError::Busy(worker).into());
+        }
+        self.steering.update(config)?;
+        for (worker, _) in (0u8..).zip(&self.workers) {
+            let command = Command::Reconfigure {
+                config: Arc::clone(config),
+                pool: Arc::clone(pool),
+            };
+            self.command(WorkerId(worker), command)?;
+        }
+        self.pool = Arc::clone(pool);
+        Ok(())
     }
 
     /// Number of workers.
@@ -171,11 +218,6 @@ impl Gateway {
     /// What the XDP program of each interface counted.
     pub fn steering_statistics(&self) -> Vec<SteeringStatistics> {
         self.steering.statistics()
-    }
-
-    /// Makes the XDP programs steer by another configuration's prefixes, pool and static entries.
-    pub fn update_steering(&mut self, config: &Nat64Config) -> Result<(), StartError> {
-        self.steering.update(config)
     }
 
     /// A worker that has stopped by itself, which only a bug makes it do.
@@ -319,6 +361,7 @@ impl Crew {
         routes: &Arc<ArcSwap<RouteSnapshot>>,
         clock: MonotonicClock,
         idle: Idle,
+        pool: Arc<PoolMap>,
     ) -> Result<Gateway, StartError> {
         let wakers: Vec<_> = opened
             .workers
@@ -330,6 +373,7 @@ impl Crew {
             steering: opened.steering,
             interfaces: opened.interfaces,
             events: Vec::new(),
+            pool,
         };
         let rings = Handoff::mesh(&wakers);
         for ((member, io), handoff) in self.members.into_iter().zip(opened.workers).zip(rings) {

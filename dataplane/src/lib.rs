@@ -7,6 +7,7 @@
 //! between workers but frames in bounded rings.
 #![deny(unsafe_code)]
 
+pub mod alarm;
 pub mod clock;
 pub mod command;
 pub mod config;

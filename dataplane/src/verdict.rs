@@ -106,9 +106,10 @@ drop_reasons! {
     SynHoldFull "syn_hold_full" "An unsolicited IPv4 SYN found the hold for such packets full.",
     Filtered "filtered" "From an IPv4 address that the client did not talk to (nat64.filtering = address-dependent).",
     PoolExhausted "pool_exhausted" "No free port block or port in the pool.",
-    SubscriberPorts "subscriber_ports" "The subscriber has used up its ports.",
+    SubscriberPorts "subscriber_ports" "The subscriber has used up its ports (subscriber.port_blocks_max, udp_ports_max …).",
     SubscriberSessions "subscriber_sessions" "The subscriber has used up its sessions (subscriber.session_count_max).",
     SubscriberRate "subscriber_rate" "The subscriber opens sessions faster than subscriber.session_rate_max.",
+    DestinationDenied "destination_denied" "To an IPv4 destination that is denied to the subscriber (subscriber.deny).",
     SubscribersFull "subscribers_full" "No room for another subscriber.",
     LogFailing "log_failing" "The log cannot be written, and log.on_failure = refuse-new.",
     SessionTableFull "session_table_full" "The session table is full (dataplane.session_count_max).",
@@ -223,6 +224,8 @@ pub enum Refusal {
     Reject(DropReason, IcmpError),
     /// Not now: the engine has a copy and answers later.
     Hold,
+    /// Not to be translated but routed on as IPv6 (RFC 6888 REQ-6).
+    Bypass,
 }
 
 impl From<DropReason> for Refusal {

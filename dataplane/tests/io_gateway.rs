@@ -57,6 +57,7 @@ fn nat64() -> Arc<Nat64Config> {
             ports: 1024..=65535,
             exclude: Vec::new(),
             shared_with_host: false,
+            ..Pool4Prefix::default()
         }],
         ..Nat64Config::default()
     })

@@ -80,6 +80,7 @@ impl<I: PacketIo> Bench<I> {
                 ports: 1024..=65535,
                 exclude: Vec::new(),
                 shared_with_host: false,
+                ..Pool4Prefix::default()
             }],
             ..Nat64Config::default()
         });

@@ -44,6 +44,7 @@ fn pool(address: [u8; 4], shared: bool) -> Pool4Prefix {
         ports: 20000..=29999,
         exclude: Vec::new(),
         shared_with_host: shared,
+        ..Pool4Prefix::default()
     }
 }
 

@@ -45,6 +45,7 @@ fn config(filtering: Filtering) -> Nat64Config {
             ports: PORTS,
             exclude: vec![],
             shared_with_host: false,
+            ..Pool4Prefix::default()
         }],
         ..support::config()
     };

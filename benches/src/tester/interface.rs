@@ -130,6 +130,7 @@ fn wanted() -> Result<Nat64Config, TesterError> {
             ports: 0..=65535,
             exclude: Vec::new(),
             shared_with_host: false,
+            ..Pool4Prefix::default()
         }],
         ..Nat64Config::default()
     })

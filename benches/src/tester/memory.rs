@@ -109,6 +109,7 @@ fn config(sessions: u64, per_client: u16) -> Nat64Config {
             ports: 1024..=65535,
             exclude: Vec::new(),
             shared_with_host: false,
+            ..Pool4Prefix::default()
         }],
         subscriber: SubscriberLimits {
             port_block_size: u16::try_from(BLOCK).unwrap_or(u16::MAX),

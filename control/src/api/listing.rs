@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crossbeam::channel::Sender;
-use gate64_dataplane::command::{Command, Filter, Page};
+use gate64_dataplane::command::{Command, Filter, Page, SubscriberRow, TopBy};
 use gate64_dataplane::verdict::WorkerId;
 use gate64_wire::addr::Protocol;
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct Query {
     /// An IPv4 peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
+    /// Subscribers that have most of it: ports, sessions or refusals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top: Option<String>,
     /// Rows at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -126,6 +129,47 @@ pub fn list<R, T>(
         cursor = 0;
     }
     Ok(Listing { rows, next: None })
+}
+
+/// The subscribers that have most of something, over all workers. Blocks.
+pub fn top_subscribers<T>(
+    state: &State,
+    by: &str,
+    limit: usize,
+    convert: impl Fn(u8, SubscriberRow) -> T,
+) -> Result<Listing<T>, ListError> {
+    let known = [
+        ("ports", TopBy::Ports),
+        ("sessions", TopBy::Sessions),
+        ("refusals", TopBy::Refusals),
+    ];
+    let found = known.into_iter().find(|(name, _)| *name == by);
+    let (_, by) = found.ok_or_else(|| {
+        ListError::Request(format!(
+            "{by:?} is nothing to have most of: accepted are ports, sessions, refusals"
+        ))
+    })?;
+    let limit = limit.clamp(1, PAGE_ROWS_MAX);
+    let mut all = Vec::new();
+    for worker in state.worker_ids() {
+        let rows = state
+            .ask_worker(worker, |reply| Command::TopSubscribers { by, limit, reply })
+            .ok_or(ListError::Silent(worker))?;
+        all.extend(rows.into_iter().map(|row| (worker.0, row)));
+    }
+    all.sort_by_key(|(_, row)| {
+        std::cmp::Reverse(match by {
+            TopBy::Ports => row.ports_used.iter().map(|&ports| u64::from(ports)).sum(),
+            TopBy::Sessions => row.session_count.into(),
+            TopBy::Refusals => row.refusals,
+        })
+    });
+    all.truncate(limit);
+    let rows = all.into_iter().map(|(worker, row)| convert(worker, row));
+    Ok(Listing {
+        rows: rows.collect(),
+        next: None,
+    })
 }
 
 /// Removes the matching sessions from all workers. Blocks.

@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 
 use gate64_dataplane::command::{BibRow, PoolRow, SessionRow, SubscriberRow};
+use gate64_dataplane::config::SubscriberClass;
 use serde::{Deserialize, Serialize};
 
 /// A page of a listing over all workers.
@@ -111,10 +112,16 @@ pub struct PoolAddress {
     pub worker: u8,
     /// The address.
     pub v4: Ipv4Addr,
-    /// Blocks of it that this worker owns.
+    /// The pool it is of.
+    pub pool: String,
+    /// open, draining or closed.
+    pub state: String,
+    /// Blocks of it that this worker gives out.
     pub blocks_total: u32,
-    /// Of these, held by subscribers.
+    /// Blocks held by subscribers.
     pub blocks_used: u32,
+    /// Blocks given back whose ports still rest.
+    pub blocks_resting: u32,
     /// Ports in use.
     pub ports_used: PortCounts,
     /// Subscribers on it.
@@ -122,11 +129,15 @@ pub struct PoolAddress {
 }
 
 impl PoolAddress {
-    /// As a worker listed it.
-    pub fn new(worker: u8, row: PoolRow) -> PoolAddress {
+    /// As a worker listed it; `names` are those of the pools.
+    pub fn new(worker: u8, row: PoolRow, names: &[String]) -> PoolAddress {
+        let name = names.get(usize::from(row.pool));
         PoolAddress {
             worker,
             v4: row.v4,
+            pool: name.cloned().unwrap_or_default(),
+            state: row.state.name().to_owned(),
+            blocks_resting: row.blocks_resting,
             blocks_total: row.blocks_total,
             blocks_used: row.blocks_used,
             ports_used: row.ports_used.into(),
@@ -151,6 +162,10 @@ pub struct Subscriber {
     pub worker: u8,
     /// The IPv6 prefix.
     pub prefix: String,
+    /// Its class; empty for none.
+    pub class: String,
+    /// Whether it has its blocks by calculation.
+    pub deterministic: bool,
     /// Its pool address.
     pub v4: Ipv4Addr,
     /// Its port blocks.
@@ -164,12 +179,16 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// As a worker listed it.
-    pub fn new(worker: u8, row: SubscriberRow) -> Subscriber {
+    /// As a worker listed it; `classes` are the configured ones.
+    pub fn new(worker: u8, row: SubscriberRow, classes: &[SubscriberClass]) -> Subscriber {
+        let class = usize::from(row.class).checked_sub(1);
+        let class = class.and_then(|place| classes.get(place));
         let last = |first: u16| first.saturating_add(row.block_size.saturating_sub(1));
         Subscriber {
             worker,
             prefix: format!("{}/{}", row.prefix, row.prefix_length),
+            class: class.map_or(String::new(), |class| class.name.clone()),
+            deterministic: row.is_deterministic,
             v4: row.v4,
             blocks: row
                 .blocks
@@ -370,6 +389,9 @@ pub struct Status {
     pub config: String,
     /// Why it is not ready; empty when it is.
     pub not_ready: Vec<String>,
+    /// Alarms that are on.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// Translation prefixes.
     pub pref64: Vec<String>,
     /// Workers.
@@ -412,6 +434,17 @@ pub struct ConfigText {
     pub path: String,
     /// Its text when it was taken over.
     pub text: String,
+}
+
+/// What a reload with another configuration would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// Whether it would be taken over.
+    pub is_accepted: bool,
+    /// What would happen, or why not.
+    pub lines: Vec<String>,
+    /// Keys whose values differ.
+    pub changes: Vec<String>,
 }
 
 /// What gate64 does with an address, line by line.

@@ -40,6 +40,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/dns", get(dns))
         .route("/v1/explain/{address}", get(explain_address))
         .route("/v1/explain-name/{name}", get(explain_name))
+        .route("/v1/preview", post(preview))
         .route("/v1/clear/sessions", post(clear_sessions))
         .fallback(unknown)
         .with_state(state)
@@ -183,7 +184,11 @@ async fn pool(Shared(state): App, query: Asked) -> Response {
             limit,
             reply,
         };
-        listing::list(state, query, command, model::PoolAddress::new)
+        let config = state.config.load();
+        let names = &config.nat64.pool_names;
+        listing::list(state, query, command, |worker, row| {
+            model::PoolAddress::new(worker, row, names)
+        })
     })
     .await
 }
@@ -196,7 +201,17 @@ async fn subscribers(Shared(state): App, query: Asked) -> Response {
             limit,
             reply,
         };
-        listing::list(state, query, command, model::Subscriber::new)
+        let config = state.config.load();
+        let classes = &config.nat64.classes;
+        if let Some(by) = &query.top {
+            let limit = query.limit.unwrap_or(listing::PAGE_ROWS_MAX);
+            return listing::top_subscribers(state, by, limit, |worker, row| {
+                model::Subscriber::new(worker, row, classes)
+            });
+        }
+        listing::list(state, query, command, |worker, row| {
+            model::Subscriber::new(worker, row, classes)
+        })
     })
     .await
 }
@@ -206,6 +221,16 @@ async fn clear_sessions(Shared(state): App, query: Asked) -> Response {
         listing::clear_sessions(state, query).map(|sessions| model::Cleared { sessions })
     })
     .await
+}
+
+/// The body is the text of a configuration.
+async fn preview(Shared(state): App, text: String) -> Response {
+    let done = tokio::task::spawn_blocking(move || (state.preview)(&state, &text)).await;
+    match done {
+        Ok(Ok(preview)) => Json(preview).into_response(),
+        Ok(Err(error)) => refuse(StatusCode::BAD_REQUEST, error),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
 }
 
 async fn explain_address(Shared(state): App, UrlPath(address): UrlPath<String>) -> Response {

@@ -20,6 +20,7 @@ pub fn status(state: &State) -> model::Status {
         roles: config.roles().to_owned(),
         config: config.path.display().to_string(),
         not_ready: state.readiness().problems(),
+        alarms: state.alarms.raised(),
         pref64: config.pref64.iter().map(ToString::to_string).collect(),
         workers: state.workers.len(),
         sessions: state.protocols(counters::sessions),

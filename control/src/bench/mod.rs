@@ -5,7 +5,8 @@ mod tester;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use gate64_benches::{BenchError, engine, instructions};
+use gate64_benches::{BenchError, engine, instructions, simulation};
+use gate64_dataplane::memory::HashKey;
 
 use crate::exit::Failure;
 
@@ -45,6 +46,18 @@ pub enum BenchWhat {
         #[arg(long, num_args = 2, value_names = ["IF", "MAC"], required = true)]
         and: Vec<String>,
     },
+    /// An hour of a million subscribers on simulated time: ports, pairing, quotas, block events
+    Subscribers {
+        /// How many
+        #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(4096..=4_000_000))]
+        count: u64,
+        /// Simulated minutes
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(3..=1440))]
+        minutes: u64,
+        /// Repeats a simulation; random if it is not given
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// What callgrind counts
     #[command(hide = true)]
     Probe {
@@ -72,6 +85,11 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         BenchWhat::Rfc9693(args) => tester::rfc9693(args),
         BenchWhat::Rfc8219(args) => tester::rfc8219(args),
         BenchWhat::Forward { one, and } => tester::forward(one, and),
+        BenchWhat::Subscribers {
+            count,
+            minutes,
+            seed,
+        } => simulate(*count, *minutes, *seed),
         BenchWhat::Probe { case } => probe(case),
     };
     match done {
@@ -94,6 +112,34 @@ fn measure(quick: bool, json: bool, workers: usize) -> Result<(), Failure> {
     } else {
         print!("{}", report.text());
     }
+    Ok(())
+}
+
+/// Simulates, and prints what was seen; a fault ends it with the seed that repeats it.
+fn simulate(count: u64, minutes: u64, seed: Option<u64>) -> Result<(), Failure> {
+    let seed = seed.unwrap_or_else(|| HashKey::random().words(1, 2, 3));
+    println!("seed {seed}");
+    let mut progress = |what: &str| eprintln!("{what}");
+    let plan = simulation::Plan::hour(count, minutes, seed);
+    let seen = simulation::run(plan, &mut progress)
+        .map_err(|error| Failure::Failed(format!("the simulation found a fault: {error}")))?;
+    let [raised, cleared] = seen.alarm_edges;
+    println!(
+        "{} packets of {count} subscribers: {} translated, {} refused for a quota, {} for want of \
+         a block",
+        seen.packets, seen.translated, seen.refused_by_quota, seen.refused_by_pool
+    );
+    println!(
+        "{} blocks given out and {} taken back, each told once; at most {} of {} held at once, by \
+         {} subscribers",
+        seen.blocks_allocated,
+        seen.blocks_released,
+        seen.blocks_held_max,
+        seen.blocks_total,
+        seen.subscribers_max
+    );
+    println!("alarm raised {raised} times, cleared {cleared} times");
+    println!("no port had two owners; pairing, quotas and the reuse delay held");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request};
@@ -22,7 +22,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection to a running gate64.
 pub struct Connection {
     runtime: Runtime,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     socket: PathBuf,
 }
 
@@ -56,7 +56,7 @@ impl Connection {
     /// # Errors
     /// What the server refused, or that it does not answer.
     pub fn get<T: DeserializeOwned>(&mut self, path: &str, query: &Query) -> Result<T, Failure> {
-        self.request(Method::GET, path, query)
+        self.request(Method::GET, path, query, "")
     }
 
     /// Asks for a change.
@@ -64,7 +64,15 @@ impl Connection {
     /// # Errors
     /// As [`Connection::get`].
     pub fn post<T: DeserializeOwned>(&mut self, path: &str, query: &Query) -> Result<T, Failure> {
-        self.request(Method::POST, path, query)
+        self.request(Method::POST, path, query, "")
+    }
+
+    /// Gives a text and asks what comes of it.
+    ///
+    /// # Errors
+    /// As [`Connection::get`].
+    pub fn post_text<T: DeserializeOwned>(&mut self, path: &str, text: &str) -> Result<T, Failure> {
+        self.request(Method::POST, path, &Query::default(), text)
     }
 
     fn request<T: DeserializeOwned>(
@@ -72,13 +80,14 @@ impl Connection {
         method: Method,
         path: &str,
         query: &Query,
+        text: &str,
     ) -> Result<T, Failure> {
         let uri = format!("{path}{}", encode(query));
         let request = Request::builder()
             .method(method)
             .uri(uri)
             .header(hyper::header::HOST, "gate64")
-            .body(Empty::new())
+            .body(Full::new(Bytes::copy_from_slice(text.as_bytes())))
             .map_err(|error| Failure::Failed(error.to_string()))?;
         let sender = &mut self.sender;
         let answered = self.runtime.block_on(async {

@@ -63,10 +63,13 @@ pub fn show(api: &mut Connection, args: &ShowArgs) -> Result<(), Failure> {
             &POOL,
             pool_row,
         ),
-        ShowWhat::Subscribers(rows) => listing(
+        ShowWhat::Subscribers { rows, top } => listing(
             api,
             "/v1/subscribers",
-            &rows.query(),
+            &Query {
+                top: top.clone(),
+                ..rows.query()
+            },
             rows.limit,
             json,
             &SUBSCRIBERS,
@@ -186,9 +189,12 @@ fn bib_row(b: &model::Bib) -> Vec<String> {
     ]
 }
 
-const POOL: [Column; 9] = [
+const POOL: [Column; 12] = [
     ("ADDRESS", false),
+    ("POOL", false),
+    ("STATE", false),
     ("BLOCKS USED", true),
+    ("RESTING", true),
     ("BLOCKS", true),
     ("USE", true),
     ("SUBSCRIBERS", true),
@@ -201,7 +207,10 @@ const POOL: [Column; 9] = [
 fn pool_row(p: &model::PoolAddress) -> Vec<String> {
     vec![
         p.v4.to_string(),
+        p.pool.clone(),
+        p.state.clone(),
         grouped(p.blocks_used.into()),
+        grouped(p.blocks_resting.into()),
         grouped(p.blocks_total.into()),
         percent(p.blocks_used.into(), p.blocks_total.into()),
         grouped(p.subscribers.into()),
@@ -212,8 +221,9 @@ fn pool_row(p: &model::PoolAddress) -> Vec<String> {
     ]
 }
 
-const SUBSCRIBERS: [Column; 9] = [
+const SUBSCRIBERS: [Column; 10] = [
     ("SUBSCRIBER", false),
+    ("CLASS", false),
     ("POOL ADDRESS", false),
     ("PORT BLOCKS", false),
     ("SESSIONS", true),
@@ -232,6 +242,12 @@ fn subscriber_row(s: &model::Subscriber) -> Vec<String> {
         .collect();
     vec![
         s.prefix.clone(),
+        match (s.deterministic, s.class.as_str()) {
+            (true, "") => "deterministic".to_owned(),
+            (true, class) => format!("{class}, deterministic"),
+            (false, "") => "-".to_owned(),
+            (false, class) => class.to_owned(),
+        },
         s.v4.to_string(),
         blocks.join(" "),
         grouped(s.session_count.into()),
@@ -402,6 +418,7 @@ pub fn status_text(s: &model::Status) -> String {
         [] => lines.push("ready        yes".to_owned()),
         problems => lines.push(format!("ready        no: {}", problems.join("; "))),
     }
+    lines.extend(s.alarms.iter().map(|text| format!("alarm        {text}")));
     if s.workers > 0 {
         lines.extend(nat64_lines(s));
     }

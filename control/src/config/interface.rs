@@ -39,6 +39,8 @@ pub struct DataplaneSettings {
     pub hugepages: AutoOnOff,
     /// Time without traffic after which a worker sleeps; `None`: never.
     pub idle_after: Option<Duration>,
+    /// Pool addresses that memory is reserved for; `None`: somewhat more than there are.
+    pub pool4_address_count_max: Option<u32>,
 }
 
 /// "auto", "on", "off".
@@ -67,8 +69,22 @@ pub fn read_dataplane(report: &mut Report, mut table: Table<'_, '_>) -> Dataplan
         accepted,
         idle_after,
     );
+    let bounds = 1..=1 << 20;
+    let accepted = format!("\"auto\", or {}", bounds_text(&bounds));
+    let addresses = table.value(
+        report,
+        "pool4_address_count_max",
+        None,
+        &accepted,
+        |value| match value.as_str() {
+            Some("auto") => Ok(None),
+            Some(_) => Err(Wrong::Value),
+            None => integer(value, &bounds).map(Some),
+        },
+    );
     table.finish(report);
     DataplaneSettings {
+        pool4_address_count_max: addresses.value,
         workers,
         session_count_max: sessions.value,
         session_count_is_explicit: sessions.is_explicit(),

@@ -3,6 +3,7 @@
 //! Tables are read one by one into plain values with their place in the file; then what has to
 //! fit between tables is checked. Only a file without errors becomes a [`Config`].
 
+mod difference;
 mod interface;
 mod log;
 mod nat64;
@@ -12,19 +13,24 @@ mod reader;
 mod services;
 mod serving;
 mod share;
+mod subscriber;
 mod upstreams;
 mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use gate64_dataplane::alarm::Thresholds;
 use gate64_dataplane::config::{InterfaceConfig, Nat64Config};
 use gate64_log::config::LogConfig;
 use gate64_wire::rfc6052::Pref64;
 use toml::de::DeTable;
 use tracing::level_filters::LevelFilter;
 
+pub use difference::difference;
 pub use interface::{DataplaneSettings, Workers};
+pub use nat64::PoolRemoval;
 pub use pool::Pool4Source;
 use problem::{Problem, Report, Severity};
 pub use reader::Located;
@@ -59,6 +65,12 @@ pub struct Config {
     pub metrics: Located<SocketAddr>,
     /// The socket of the API.
     pub api_socket: Located<PathBuf>,
+    /// What a reload does with blocks in use that it has no place for.
+    pub pool4_removal: PoolRemoval,
+    /// How long a drained address is waited for; `None`: until it is empty.
+    pub pool4_drain_deadline: Option<Duration>,
+    /// When alarms are raised and cleared.
+    pub alarm: Thresholds,
     /// What is logged.
     pub log_level: LevelFilter,
     /// The log of allocations.
@@ -150,17 +162,20 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
     let has_dns64 = dns64.is_present();
     let dns64 = services::read_dns64(report, dns64);
     let nat64 = root.table(report, "nat64");
-    let nat64 = nat64::read(report, nat64, (has_interface || has_dns64) && !has_share);
+    let (nat64, removal) = nat64::read(report, nat64, (has_interface || has_dns64) && !has_share);
     let pool_tables = root.tables(report, "pool4");
     let has_pool = !pool_tables.is_empty();
     let pools = pool::read_pools(report, pool_tables);
     let statics = root.tables(report, "static");
-    let statics = pool::read_statics(report, statics, &pools);
+    let statics = pool::read_statics(report, statics, &pools.all);
     let subscriber = root.table(report, "subscriber");
-    let mut subscriber = nat64::read_subscriber(report, subscriber);
-    pool::fit_blocks(report, &mut subscriber, &pools);
+    let mut subscriber = subscriber::read_subscriber(report, subscriber);
+    pool::fit_blocks(report, &mut subscriber, &pools.all);
+    let subscribers = subscriber::fit(report, &subscriber, &pools, &nat64.pref64);
     let metrics = root.table(report, "metrics");
     let metrics = services::read_metrics(report, metrics);
+    let alarm = root.table(report, "alarm");
+    let alarm = services::read_alarm(report, alarm);
     let api = root.table(report, "api");
     let api_socket = services::read_api(report, api);
     let log = root.table(report, "log");
@@ -174,10 +189,9 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
     Config {
         path: path.to_owned(),
         text: text.to_owned(),
-        dataplane,
         interfaces,
         pref64: nat64.pref64.clone(),
-        pools,
+        pools: pools.all,
         share,
         dns64: dns64.map(|dns64| gate64_dns64::Config {
             pref64: nat64.pref64.clone(),
@@ -188,11 +202,23 @@ fn read_root(report: &mut Report, path: &Path, text: &str, root: &DeTable<'_>) -
         api_socket,
         log_level: log_level.value,
         log,
+        alarm,
+        pool4_removal: removal.policy,
+        pool4_drain_deadline: removal.drain_deadline,
         nat64: Nat64Config {
             static_bib: statics.iter().map(|entry| entry.value).collect(),
+            pool_names: pools.names,
+            pool4_address_count_max: dataplane.pool4_address_count_max,
             subscriber: subscriber.limits,
+            subscriber_pool: subscribers.pool,
+            essential_ports: subscriber.essential_ports,
+            bypass: subscriber.bypass,
+            deny: subscriber.deny,
+            classes: subscribers.classes,
+            deterministic: subscribers.deterministic,
             ..nat64
         },
+        dataplane,
     }
 }
 

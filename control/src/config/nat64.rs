@@ -1,11 +1,10 @@
-//! `[nat64]`, `[nat64.lifetimes]` and `[subscriber]`.
+//! `[nat64]` and `[nat64.lifetimes]`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use gate64_dataplane::config::{
-    Filtering, Lifetimes, MssClamp, Nat64Config, SubscriberLimits, TrafficClass, UdpChecksumZero,
-    UnknownProtocol,
+    Filtering, Lifetimes, MssClamp, Nat64Config, TrafficClass, UdpChecksumZero, UnknownProtocol,
 };
 use gate64_wire::rfc6052::{Pref64, Pref64Error};
 use toml::de::DeValue;
@@ -19,12 +18,18 @@ const ACCEPTED_PREF64: &str =
 const ACCEPTED_DURATION: &str = "a duration in quotes, such as \"5m\" or \"2h4m\"";
 /// Nothing lives longer than a year: beyond lies a slip of the pen.
 const LIFETIME_MAX: Duration = Duration::from_secs(365 * 86_400);
+/// A day: by then idle sessions are over, and active ones had their time.
+const DRAIN_DEADLINE_DEFAULT: Duration = Duration::from_secs(86_400);
 /// RFC 8200 section 4.5: reassembly is given up after 60 seconds.
 const FRAGMENT_LIFETIME_MAX: Duration = Duration::from_secs(60);
 
 /// Reads `[nat64]`, without pool, static entries and subscribers, which have their own tables.
 /// `is_needed` says whether a role asks for a translation prefix.
-pub fn read(report: &mut Report, mut table: Table<'_, '_>, is_needed: bool) -> Nat64Config {
+pub fn read(
+    report: &mut Report,
+    mut table: Table<'_, '_>,
+    is_needed: bool,
+) -> (Nat64Config, Removal) {
     let defaults = Nat64Config::default();
     let filterings = [
         ("endpoint-independent", Filtering::EndpointIndependent),
@@ -54,7 +59,7 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>, is_needed: bool) -> N
                 1280..=65535,
             )
             .value,
-        mtu_plateaus: read_plateaus(report, &mut table, defaults.mtu_plateaus),
+        mtu_plateaus: read_plateaus(report, &mut table, defaults.mtu_plateaus.clone()),
         mss_clamp: read_mss_clamp(report, &mut table),
         traffic_class: read_traffic_class(report, &mut table),
         udp_checksum_zero: table
@@ -87,12 +92,60 @@ pub fn read(report: &mut Report, mut table: Table<'_, '_>, is_needed: bool) -> N
             let lifetimes = table.table(report, "lifetimes");
             read_lifetimes(report, lifetimes)
         },
-        pool4: Vec::new(),
-        static_bib: Vec::new(),
-        subscriber: SubscriberLimits::default(),
+        ..defaults
     };
+    let removal = read_removal(report, &mut table);
     table.finish(report);
-    config
+    (config, removal)
+}
+
+/// What a reload does with blocks in use that it has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolRemoval {
+    /// It is refused.
+    Refuse,
+    /// They go on until the deadline; their addresses get no new ones.
+    Drain,
+    /// They are cut, with their sessions.
+    Cut,
+}
+
+/// How addresses leave the pools.
+#[derive(Debug, Clone, Copy)]
+pub struct Removal {
+    /// With blocks in use.
+    pub policy: PoolRemoval,
+    /// How long a drained address is waited for; `None`: until it is empty.
+    pub drain_deadline: Option<Duration>,
+}
+
+fn read_removal(report: &mut Report, table: &mut Table<'_, '_>) -> Removal {
+    let policies = [
+        ("refuse", PoolRemoval::Refuse),
+        ("drain", PoolRemoval::Drain),
+        ("cut", PoolRemoval::Cut),
+    ];
+    let policy = table.word(report, "pool4_removal", PoolRemoval::Refuse, &policies);
+    let accepted = format!("\"off\", or {ACCEPTED_DURATION}, up to 365d");
+    let default = Some(DRAIN_DEADLINE_DEFAULT);
+    let deadline =
+        table.parsed(
+            report,
+            "pool4_drain_deadline",
+            default,
+            &accepted,
+            |text| match text {
+                "off" => Ok(None),
+                text => match values::duration(text)? {
+                    deadline if deadline > LIFETIME_MAX => Err("too long".to_owned()),
+                    deadline => Ok(Some(deadline)),
+                },
+            },
+        );
+    Removal {
+        policy: policy.value,
+        drain_deadline: deadline.value,
+    }
 }
 
 fn read_pref64(report: &mut Report, table: &mut Table<'_, '_>, is_needed: bool) -> Vec<Pref64> {
@@ -379,100 +432,6 @@ pub fn read_duration(
         }
         Ok(duration)
     })
-}
-
-/// `[subscriber]` with the places of what must fit the pool.
-pub struct SubscriberSettings {
-    /// The values.
-    pub limits: SubscriberLimits,
-    /// Ports in one block, before it is fitted to the pool.
-    pub port_block_size: Located<u16>,
-    /// Blocks at once, before it is fitted to the pool.
-    pub port_blocks_max: Located<u16>,
-}
-
-/// Reads `[subscriber]`.
-pub fn read_subscriber(report: &mut Report, mut table: Table<'_, '_>) -> SubscriberSettings {
-    let d = SubscriberLimits::default();
-    let prefix_length = table.integer(report, "prefix_length", d.prefix_length, 32..=128);
-    let accepted = "a power of two from 64 to 32768";
-    let port_block_size = table.value(
-        report,
-        "port_block_size",
-        d.port_block_size,
-        accepted,
-        |v| {
-            let size: u16 = integer(v, &(64..=32768))?;
-            if size.is_power_of_two() {
-                Ok(size)
-            } else {
-                Err(Wrong::Because("not a power of two".to_owned()))
-            }
-        },
-    );
-    let port_blocks_max = table.integer(report, "port_blocks_max", d.port_blocks_max, 1..=1024);
-    let session_count_max = table.integer(
-        report,
-        "session_count_max",
-        d.session_count_max,
-        1..=i64::from(u32::MAX),
-    );
-    let bounds = 1..=i64::from(u32::MAX);
-    let accepted = format!("\"off\", or {}", bounds_text(&bounds));
-    let session_rate_max = table.value(
-        report,
-        "session_rate_max",
-        d.session_rate_max,
-        &accepted,
-        |value| match value.as_str() {
-            Some("off") => Ok(None),
-            Some(_) => Err(Wrong::Value),
-            None => integer(value, &bounds).map(Some),
-        },
-    );
-    let day = Duration::from_secs(86_400);
-    let none = Duration::ZERO;
-    let reuse = read_duration(
-        report,
-        &mut table,
-        "port_reuse_delay",
-        d.port_reuse_delay,
-        none,
-        day,
-    );
-    warn_of_short_reuse(report, &reuse, d.port_reuse_delay);
-    let idle = read_duration(report, &mut table, "block_idle", d.block_idle, none, day);
-    table.finish(report);
-    SubscriberSettings {
-        limits: SubscriberLimits {
-            prefix_length: prefix_length.value,
-            port_block_size: port_block_size.value,
-            port_blocks_max: port_blocks_max.value,
-            session_count_max: session_count_max.value,
-            session_rate_max: session_rate_max.value,
-            port_reuse_delay: reuse.value,
-            block_idle: idle.value,
-        },
-        port_block_size,
-        port_blocks_max,
-    }
-}
-
-fn warn_of_short_reuse(report: &mut Report, reuse: &Located<Duration>, least: Duration) {
-    if reuse.value >= least {
-        return;
-    }
-    report.push(Problem {
-        severity: Severity::Warning,
-        key: reuse.key.clone(),
-        message: format!(
-            "{} is less than {}",
-            values::duration_text(reuse.value),
-            values::duration_text(least)
-        ),
-        span: reuse.span.clone(),
-        help: Some("the least that RFC 6888 REQ-8 allows".to_owned()),
-    });
 }
 
 /// An address that `parse` reads, for lists of IPv4 addresses.

@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use gate64_dataplane::config::{Pool4Prefix, StaticBib};
+use gate64_dataplane::config::{POOLS_MAX, Pool4Prefix, StaticBib};
 use gate64_wire::addr::Protocol;
 
-use super::nat64::{SubscriberSettings, read_ipv4};
+use super::nat64::read_ipv4;
 use super::problem::{Problem, Report, Severity};
 use super::reader::{Located, Table};
+use super::subscriber::SubscriberSettings;
 use super::{interface, values};
 
 const PORTS_DEFAULT: RangeInclusive<u16> = 1024..=65535;
@@ -26,7 +27,55 @@ pub enum Pool4Source {
         name: String,
         /// Ports that belong to gate64.
         ports: RangeInclusive<u16>,
+        /// Ports of these that are never given out.
+        exclude_ports: Vec<RangeInclusive<u16>>,
+        /// The pool that it is part of.
+        pool: u8,
     },
+}
+
+/// The pool that a `[[pool4]]` is part of if it does not say.
+pub const POOL_DEFAULT: &str = "default";
+
+/// Every `[[pool4]]`, and the names of the pools that they make up.
+#[derive(Debug, Default)]
+pub struct Pools {
+    /// In the order of the file.
+    pub all: Vec<Located<Pool4Source>>,
+    /// A pool's number is its place here.
+    pub names: Vec<String>,
+}
+
+impl Pools {
+    /// The number of the pool with this name.
+    pub fn number_of(&self, name: &str) -> Option<u8> {
+        let at = self.names.iter().position(|known| known == name)?;
+        u8::try_from(at).ok()
+    }
+
+    /// What a pool is made up of.
+    pub fn of(&self, number: u8) -> impl Iterator<Item = &Located<Pool4Source>> {
+        self.all
+            .iter()
+            .filter(move |pool| pool.value.pool() == number)
+    }
+
+    /// The number of a name, new if it was not seen before.
+    fn enter(&mut self, report: &mut Report, name: &Located<String>) -> u8 {
+        if let Some(number) = self.number_of(&name.value) {
+            return number;
+        }
+        if self.names.len() >= POOLS_MAX {
+            report.push(error(
+                name,
+                format!("{:?} is one pool too many", name.value),
+                "accepted: at most 16 pools; a pool may have many [[pool4]]",
+            ));
+            return 0;
+        }
+        self.names.push(name.value.clone());
+        u8::try_from(self.names.len() - 1).unwrap_or(0)
+    }
 }
 
 impl Pool4Source {
@@ -35,6 +84,24 @@ impl Pool4Source {
         match self {
             Pool4Source::Prefix(prefix) => &prefix.ports,
             Pool4Source::Interface { ports, .. } => ports,
+        }
+    }
+
+    /// The pool that it is part of.
+    pub fn pool(&self) -> u8 {
+        match self {
+            Pool4Source::Prefix(prefix) => prefix.pool,
+            Pool4Source::Interface { pool, .. } => *pool,
+        }
+    }
+
+    /// Addresses of it.
+    pub fn address_count(&self) -> u64 {
+        match self {
+            Pool4Source::Prefix(prefix) => {
+                (1_u64 << (32 - prefix.length)) - prefix.exclude.len() as u64
+            }
+            Pool4Source::Interface { .. } => 1,
         }
     }
 }
@@ -50,13 +117,14 @@ fn error(at: &Located<impl Sized>, message: String, help: &str) -> Problem {
 }
 
 /// Reads every `[[pool4]]`.
-pub fn read_pools(report: &mut Report, tables: Vec<Table<'_, '_>>) -> Vec<Located<Pool4Source>> {
-    let mut pools: Vec<Located<Pool4Source>> = Vec::new();
+pub fn read_pools(report: &mut Report, tables: Vec<Table<'_, '_>>) -> Pools {
+    let mut pools = Pools::default();
     for table in tables {
-        let Some(pool) = read_pool(report, table) else {
+        let Some(pool) = read_pool(report, table, &mut pools) else {
             continue;
         };
         if let Some(other) = pools
+            .all
             .iter()
             .find(|other| overlap(&other.value, &pool.value))
         {
@@ -66,7 +134,10 @@ pub fn read_pools(report: &mut Report, tables: Vec<Table<'_, '_>>) -> Vec<Locate
                 "accepted: pools that share no address",
             ));
         }
-        pools.push(pool);
+        pools.all.push(pool);
+    }
+    if pools.names.is_empty() {
+        pools.names.push(POOL_DEFAULT.to_owned());
     }
     pools
 }
@@ -97,7 +168,11 @@ fn contains(pool: &Pool4Prefix, ip: Ipv4Addr) -> bool {
     network(ip, pool.length) == u32::from(pool.address) && !pool.exclude.contains(&ip)
 }
 
-fn read_pool(report: &mut Report, mut table: Table<'_, '_>) -> Option<Located<Pool4Source>> {
+fn read_pool(
+    report: &mut Report,
+    mut table: Table<'_, '_>,
+    pools: &mut Pools,
+) -> Option<Located<Pool4Source>> {
     let accepted = "an IPv4 prefix of /8 to /32, such as \"192.0.2.0/24\"";
     let prefix = table.optional(report, "prefix", accepted, |v| {
         super::reader::parsed(v, values::prefix4)
@@ -107,6 +182,19 @@ fn read_pool(report: &mut Report, mut table: Table<'_, '_>) -> Option<Located<Po
     let accepted = "ports from 1 to 65535 such as \"1024-65535\"";
     let ports = table.parsed(report, "ports", PORTS_DEFAULT, accepted, values::ports);
     let exclude = table.list(report, "exclude", "an IPv4 address", read_ipv4);
+    let drain = table.list(report, "drain", "an IPv4 address", read_ipv4);
+    let accepted = "ports such as \"5060\" or \"8080-8089\"";
+    let exclude_ports = table.parsed_list(report, "exclude_ports", accepted, values::ports);
+    let exclude_ports = exclude_ports.map_or(Vec::new(), |list| list.value);
+    let default = POOL_DEFAULT.to_owned();
+    let pool = table.value(report, "pool", default, "a name", |value| {
+        let name = value.as_str().ok_or(super::reader::Wrong::Type)?;
+        match name.is_empty() {
+            true => Err(super::reader::Wrong::Value),
+            false => Ok(name.to_owned()),
+        }
+    });
+    let pool = pools.enter(report, &pool);
     let names = (table.holds("prefix"), table.holds("interface"));
     if names == (false, false) {
         let help = "write prefix = \"192.0.2.0/24\", or interface = \"ens1f1\"";
@@ -121,20 +209,35 @@ fn read_pool(report: &mut Report, mut table: Table<'_, '_>) -> Option<Located<Po
         report.push(error(&ports, message, "accepted: at least 64 ports"));
         return None;
     }
+    check_excluded_ports(report, &ports, &exclude_ports);
     let excluded = exclude.map_or(Vec::new(), |list| list.value);
+    let drained = drain.map_or(Vec::new(), |list| list.value);
+    let exclude_ports: Vec<_> = exclude_ports.into_iter().map(|range| range.value).collect();
     match (prefix, interface) {
-        (Some(prefix), None) => read_prefix_pool(report, &prefix, ports.value, &excluded),
+        (Some(prefix), None) => {
+            let pool = Pool4Prefix {
+                address: prefix.value.0,
+                length: prefix.value.1,
+                ports: ports.value,
+                exclude_ports,
+                pool,
+                ..Pool4Prefix::default()
+            };
+            read_prefix_pool(report, &prefix, pool, &excluded, &drained)
+        }
         (None, Some(interface)) => {
-            if let Some(first) = excluded.first() {
+            if let Some(first) = excluded.first().or(drained.first()) {
                 report.push(error(
                     first,
                     "an interface's pool is one address".to_owned(),
-                    "leave `exclude` out",
+                    "leave `exclude` and `drain` out",
                 ));
             }
             Some(interface.with(Pool4Source::Interface {
                 name: interface.value.clone(),
                 ports: ports.value,
+                exclude_ports,
+                pool,
             }))
         }
         (Some(_), Some(interface)) => {
@@ -149,11 +252,45 @@ fn read_pool(report: &mut Report, mut table: Table<'_, '_>) -> Option<Located<Po
     }
 }
 
+/// A block that is left with nothing to give would only be in the way.
+fn check_excluded_ports(
+    report: &mut Report,
+    ports: &Located<RangeInclusive<u16>>,
+    excluded: &[Located<RangeInclusive<u16>>],
+) {
+    let mut count = 0;
+    for range in excluded {
+        let (first, last) = (range.value.start(), range.value.end());
+        if !ports.value.contains(first) || !ports.value.contains(last) {
+            report.push(error(
+                range,
+                format!(
+                    "{first}-{last} is not in {}-{}",
+                    ports.value.start(),
+                    ports.value.end()
+                ),
+                "accepted: ports of the pool's range",
+            ));
+        }
+        count += range.value.clone().count();
+    }
+    if let Some(first) = excluded.first()
+        && count >= usize::from(PORT_BLOCK_SIZE_MIN)
+    {
+        report.push(error(
+            first,
+            format!("{count} ports are excluded"),
+            "accepted: less than 64 in all; for more, write `ports` of two [[pool4]]",
+        ));
+    }
+}
+
 fn read_prefix_pool(
     report: &mut Report,
     prefix: &Located<(Ipv4Addr, u8)>,
-    ports: RangeInclusive<u16>,
+    mut pool: Pool4Prefix,
     excluded: &[Located<Ipv4Addr>],
+    drained: &[Located<Ipv4Addr>],
 ) -> Option<Located<Pool4Source>> {
     let (address, length) = prefix.value;
     let unusable = address.is_multicast()
@@ -168,22 +305,17 @@ fn read_prefix_pool(
         ));
         return None;
     }
-    let mut pool = Pool4Prefix {
-        address,
-        length,
-        ports,
-        exclude: Vec::new(),
-        shared_with_host: false,
-    };
-    for ip in excluded {
-        if network(ip.value, length) != u32::from(address) {
-            report.push(error(
-                ip,
-                format!("{} is not in {address}/{length}", ip.value),
-                "accepted: addresses of the pool's prefix",
-            ));
-        } else if !pool.exclude.contains(&ip.value) {
-            pool.exclude.push(ip.value);
+    for (list, found) in [(&mut pool.exclude, excluded), (&mut pool.drain, drained)] {
+        for ip in found {
+            if network(ip.value, length) != u32::from(address) {
+                report.push(error(
+                    ip,
+                    format!("{} is not in {address}/{length}", ip.value),
+                    "accepted: addresses of the pool's prefix",
+                ));
+            } else if !list.contains(&ip.value) {
+                list.push(ip.value);
+            }
         }
     }
     let address_count = 1_u64 << (32 - length);

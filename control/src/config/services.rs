@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use gate64_dataplane::alarm::Thresholds;
 use gate64_dns64::{Config as Dns64Config, Network, Strangers, Synthesize};
 
 use super::nat64::refuse_empty;
@@ -161,6 +162,33 @@ pub fn read_metrics(report: &mut Report, mut table: Table<'_, '_>) -> Located<So
     let listen = table.parsed(report, "listen", default, accepted, values::socket_addr);
     table.finish(report);
     listen
+}
+
+/// Reads `[alarm]`.
+pub fn read_alarm(report: &mut Report, mut table: Table<'_, '_>) -> Thresholds {
+    let default = Thresholds::default();
+    let raise = table.integer(report, "raise_percent", default.raise_percent, 1..=100);
+    let clear = table.integer(report, "clear_percent", default.clear_percent, 0..=99);
+    if clear.value >= raise.value {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: clear.key.clone(),
+            message: format!(
+                "{} is not below the {} that raise",
+                clear.value, raise.value
+            ),
+            span: clear.span.clone().or_else(|| raise.span.clone()),
+            help: Some(format!(
+                "accepted: less than {} (alarm.raise_percent)",
+                raise.value
+            )),
+        });
+    }
+    table.finish(report);
+    Thresholds {
+        raise_percent: raise.value,
+        clear_percent: clear.value,
+    }
 }
 
 /// Reads `[api]`.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use gate64_dataplane::config::{AutoOnOff, L4Checksum, Pool4Prefix, XdpModeChoice};
+use gate64_dataplane::config::{AutoOnOff, L4Checksum, Pool4Prefix, RefusalAnswer, XdpModeChoice};
 
 use super::*;
 
@@ -60,6 +60,7 @@ workers = "auto"
 session_count_max = 1_000_000
 hugepages = "auto"
 idle_after = "1ms"
+pool4_address_count_max = "auto"
 [[interface]]
 name = "ens1f0"
 xdp_mode = "auto"
@@ -81,6 +82,8 @@ unknown_protocol = "answer"
 icmp_error_rate_max = 1000
 source_v6 = "auto"
 source_v4 = "auto"
+pool4_removal = "refuse"
+pool4_drain_deadline = "24h"
 [nat64.lifetimes]
 udp = "5m"
 tcp_established = "2h4m"
@@ -94,6 +97,9 @@ fragment = "2s"
 prefix = "192.0.2.0/24"
 ports = "1024-65535"
 exclude = []
+exclude_ports = []
+drain = []
+pool = "default"
 [subscriber]
 prefix_length = 64
 port_block_size = 512
@@ -102,6 +108,19 @@ session_count_max = 4096
 session_rate_max = "off"
 port_reuse_delay = "2m"
 block_idle = "2m"
+block_active = "off"
+udp_ports_max = "off"
+tcp_ports_max = "off"
+icmp_ids_max = "off"
+essential_ports = []
+essential_reserve = 0
+refusal = "admin-prohibited"
+pool = "default"
+bypass = []
+deny = []
+[alarm]
+raise_percent = 80
+clear_percent = 70
 [dns64]
 listen = ["[::]:53"]
 upstream = ["udp://198.51.100.53:53"]
@@ -139,6 +158,10 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(full.metrics.value, minimal.metrics.value);
     assert_eq!(full.api_socket.value, minimal.api_socket.value);
     assert_eq!(full.log_level, minimal.log_level);
+    assert_eq!(full.alarm, minimal.alarm);
+    assert_eq!(full.alarm, Thresholds::default());
+    assert_eq!(full.pool4_removal, minimal.pool4_removal);
+    assert_eq!(full.pool4_drain_deadline, minimal.pool4_drain_deadline);
     assert_eq!(
         full.dataplane.workers.value,
         minimal.dataplane.workers.value
@@ -195,8 +218,56 @@ fn values_reach_the_data_plane() {
         ports: 2048..=4095,
         exclude: vec!["192.0.2.3".parse().unwrap()],
         shared_with_host: false,
+        ..Pool4Prefix::default()
     });
     assert_eq!(config.pools[0].value, pool);
+}
+
+#[test]
+fn subscribers_reach_the_data_plane() {
+    let config = accepted(&format!(
+        "{MINIMAL}{}",
+        r#"
+        exclude_ports = ["5060", "8080-8089"]
+        [[pool4]]
+        prefix = "203.0.113.0/26"
+        pool = "fixed"
+        drain = []
+        [subscriber]
+        tcp_ports_max = 1500
+        essential_ports = [53]
+        essential_reserve = 8
+        deny = ["192.0.2.0/24"]
+        [[subscriber.class]]
+        name = "business"
+        prefixes = ["2001:db8:b000::/36"]
+        tcp_ports_max = "off"
+        refusal = "none"
+        deny = []
+        bypass = ["10.0.0.0/8"]
+        [[subscriber.deterministic]]
+        prefixes = ["2001:db8::/52"]
+        pool = "fixed"
+        overflow = true
+        "#
+    ));
+    let nat64 = &config.nat64;
+    assert_eq!(nat64.pool_names, ["default", "fixed"]);
+    assert_eq!(nat64.subscriber_pool, 0);
+    assert_eq!(nat64.subscriber.ports_max, [u32::MAX, 1500, u32::MAX]);
+    assert_eq!(nat64.essential_ports, [53]);
+    assert_eq!(nat64.deny.len(), 1);
+    let class = &nat64.classes[0];
+    assert_eq!(class.limits.ports_max, [u32::MAX; 3]);
+    assert_eq!(class.limits.essential_reserve, 8, "as [subscriber] has it");
+    assert_eq!(class.limits.refusal, RefusalAnswer::None);
+    assert_eq!((class.bypass.len(), class.deny.len()), (1, 0));
+    assert_eq!(nat64.deterministic[0].pool, 1);
+    assert!(nat64.deterministic[0].overflow);
+    let Pool4Source::Prefix(pool) = &config.pools[0].value else {
+        panic!("a prefix");
+    };
+    assert_eq!(pool.exclude_ports, [5060..=5060, 8080..=8089]);
 }
 
 #[test]

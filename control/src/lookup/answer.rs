@@ -68,7 +68,7 @@ pub struct Holder {
     pub from: Option<String>,
     /// Until when, if that is known.
     pub until: Option<String>,
-    /// What says so: "static" or "journal".
+    /// What says so: "static", "deterministic" or "journal".
     pub source: &'static str,
 }
 

@@ -3,10 +3,10 @@
 //! journal.
 
 mod answer;
+mod calculated;
 mod subject;
 
 use std::io;
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -67,9 +67,7 @@ fn find(args: &LookupArgs) -> Result<Answer, Failure> {
                 eprint!("{report}");
                 Failure::Configuration(check::summary(&report))
             })?;
-            answer.holders = from_configuration(&config, &args.what);
-            // A port of a static entry is nobody else's; a subscriber may have blocks too.
-            if !answer.holders.is_empty() && matches!(args.what, What::Mapped(..)) {
+            if from_configuration(&config, &mut answer) {
                 return Ok(answer);
             }
             journal_of(&config)?
@@ -143,8 +141,27 @@ fn unix_ms(at: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What the configuration alone decides: static entries.
-fn from_configuration(config: &Config, what: &What) -> Vec<Holder> {
+/// What the configuration alone decides: static entries and calculated ports. Whether that is all:
+/// such a port is nobody else's, but a subscriber may have other blocks too.
+fn from_configuration(config: &Config, answer: &mut Answer) -> bool {
+    answer.holders = static_entries(config, &answer.what);
+    let is_port = matches!(answer.what, What::Mapped(..));
+    if is_port && !answer.holders.is_empty() {
+        return true;
+    }
+    let Some((holder, overflow)) = calculated::holder(config, &answer.what) else {
+        return false;
+    };
+    answer.holders.push(holder);
+    if !is_port && overflow && config.log.journal.is_none() {
+        let note = "it may have had other ports of that address too: without [log.journal] there \
+                    is no record of these";
+        answer.notes.push(note.to_owned());
+    }
+    is_port || !overflow || config.log.journal.is_none()
+}
+
+fn static_entries(config: &Config, what: &What) -> Vec<Holder> {
     let is_meant = |entry: &&StaticBib| match what {
         What::Mapped(v4, port, protocol) => {
             (entry.v4.ip, entry.v4.port) == (*v4, *port)
@@ -155,9 +172,8 @@ fn from_configuration(config: &Config, what: &What) -> Vec<Holder> {
             differ.leading_zeros() >= u32::from(prefix.length)
         }
     };
-    let host = |v6: Ipv6Addr| format!("{v6}/128");
     let holder = |entry: &StaticBib| Holder {
-        subscriber: host(entry.v6.ip),
+        subscriber: format!("{}/128", entry.v6.ip),
         v4: entry.v4.ip,
         port_first: entry.v4.port,
         port_last: entry.v4.port,

@@ -15,11 +15,12 @@ use crate::state::{State, WorkerState};
 
 const SIDES: [Side; 2] = [Side::V6, Side::V4];
 /// Drops that are refusals of a subscriber's wish for more.
-const REFUSALS: [DropReason; 4] = [
+const REFUSALS: [DropReason; 5] = [
     DropReason::SubscriberPorts,
     DropReason::SubscriberSessions,
     DropReason::SubscriberRate,
     DropReason::SubscribersFull,
+    DropReason::DestinationDenied,
 ];
 
 /// Reads everything anew at each scrape.
@@ -41,6 +42,7 @@ impl Collector for StateCollector {
             families.extend(workers(state));
             families.extend(errors_and_fragments(state));
             families.extend(interfaces(state));
+            families.push(alarms(state));
             families.extend(log(state));
         }
         if let Some(server) = &state.dns64 {
@@ -66,6 +68,21 @@ fn ready(state: &State) -> MetricFamily {
         if let Some(problems) = problems {
             family.count(&[("role", role)], u64::from(problems.is_empty()));
         }
+    }
+    family.done()
+}
+
+fn alarms(state: &State) -> MetricFamily {
+    let mut family = Family::gauge(
+        "gate64_alarm",
+        "1 while the alarm on what runs out is on: port blocks of a pool, ports, sessions.",
+    );
+    for reading in state.alarms.readings() {
+        let labels = [
+            ("kind", reading.subject.kind),
+            ("of", reading.subject.of.as_str()),
+        ];
+        family.count(&labels, u64::from(reading.is_raised));
     }
     family.done()
 }
@@ -157,7 +174,8 @@ fn pool(state: &State) -> Vec<MetricFamily> {
         &[("state", "free")],
         blocks_total.saturating_sub(blocks_used),
     );
-    let block_size = state.config.load().nat64.subscriber.port_block_size;
+    let config = state.config.load();
+    let block_size = config.nat64.subscriber.port_block_size;
     let ports_total = blocks_total * u64::from(block_size);
     let mut ports = Family::gauge(
         "gate64_pool_ports",
@@ -185,12 +203,88 @@ fn pool(state: &State) -> Vec<MetricFamily> {
             .sum();
         refusals.count(&[("reason", reason.label())], count);
     }
-    vec![
+    let mut families = vec![
         blocks.done(),
         ports.done(),
         subscribers.done(),
         refusals.done(),
+    ];
+    families.extend(pools(state, &config.nat64.pool_names));
+    families.extend(distributions(state));
+    families
+}
+
+/// Blocks by pool, and what happened to blocks.
+fn pools(state: &State, names: &[String]) -> Vec<MetricFamily> {
+    let mut blocks = Family::gauge(
+        "gate64_pool_port_blocks",
+        "Port blocks of each pool; those at rest were given back and wait for their ports.",
+    );
+    for (pool, name) in names.iter().enumerate() {
+        let used = state.total(counters::pool_blocks_used(pool));
+        let resting = state.total(counters::pool_blocks_resting(pool));
+        let total = state.total(counters::pool_blocks_total(pool));
+        let label = ("pool", name.as_str());
+        blocks.count(&[label, ("state", "used")], used);
+        blocks.count(&[label, ("state", "resting")], resting);
+        let free = total.saturating_sub(used + resting);
+        blocks.count(&[label, ("state", "free")], free);
+    }
+    let mut allocated = Family::counter(
+        "gate64_port_blocks_allocated_total",
+        "Port blocks given out, calculated ones not counted.",
+    );
+    allocated.count(&[], state.total(counters::port_blocks_allocated(0)));
+    let mut released = Family::counter(
+        "gate64_port_blocks_released_total",
+        "Port blocks taken back, calculated ones not counted.",
+    );
+    released.count(&[], state.total(counters::port_blocks_released(0)));
+    let mut bypassed = Family::counter(
+        "gate64_bypassed_total",
+        "Packets routed on as IPv6, untranslated (RFC 6888 REQ-6).",
+    );
+    bypassed.count(&[], state.total(counters::packets_bypassed(0)));
+    vec![
+        blocks.done(),
+        allocated.done(),
+        released.done(),
+        bypassed.done(),
     ]
+}
+
+/// Steps of block use, by the busiest protocol of a block.
+const USE_LABELS: [&str; counters::USE_STEPS] = ["none", "25%", "50%", "75%", "99%", "all"];
+
+/// How blocks and subscribers spread at present, in a bounded number of steps.
+fn distributions(state: &State) -> Vec<MetricFamily> {
+    let mut by_use = Family::gauge(
+        "gate64_port_blocks_by_use",
+        "Held port blocks, by how much of the block is in use at most.",
+    );
+    for (step, label) in USE_LABELS.iter().enumerate() {
+        let count = state.total(counters::port_blocks_by_use(step));
+        by_use.count(&[("up_to", label)], count);
+    }
+    let mut by_ports = Family::gauge(
+        "gate64_subscribers_by_ports",
+        "Subscribers, by how many ports they have mapped at most.",
+    );
+    let mut by_sessions = Family::gauge(
+        "gate64_subscribers_by_sessions",
+        "Subscribers, by how many sessions they have at most.",
+    );
+    for step in 0..counters::SUBSCRIBER_STEPS {
+        let label = match step + 1 < counters::SUBSCRIBER_STEPS {
+            true => ((1_u32 << step) - 1).to_string(),
+            false => "more".to_owned(),
+        };
+        let label = [("up_to", label.as_str())];
+        by_ports.count(&label, state.total(counters::subscribers_by_ports(step)));
+        let sessions = state.total(counters::subscribers_by_sessions(step));
+        by_sessions.count(&label, sessions);
+    }
+    vec![by_use.done(), by_ports.done(), by_sessions.done()]
 }
 
 fn workers(state: &State) -> Vec<MetricFamily> {

@@ -110,8 +110,12 @@ async fn healthz(Shared(app): Shared<App>) -> Response {
 
 async fn readyz(Shared(app): Shared<App>) -> Response {
     let problems = app.state.readiness().problems();
+    // An alarm is no reason to send traffic elsewhere, but one to look.
+    let alarms = app.state.alarms.raised();
+    let alarms = alarms.iter().map(|text| format!("alarm: {text}\n"));
     let notes = app.state.notes();
-    let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
+    let notes = notes.iter().map(|note| format!("note: {note}\n"));
+    let notes: String = alarms.chain(notes).collect();
     if problems.is_empty() {
         return format!("ready\n{notes}").into_response();
     }

@@ -7,6 +7,7 @@ mod events;
 mod log;
 pub mod memory;
 mod offload;
+mod pool_change;
 mod reload;
 mod surroundings;
 
@@ -83,10 +84,12 @@ pub fn prepare(args: &ConfigArgs) -> Result<Config, Failure> {
 }
 
 /// The part that translates, while it runs.
+#[derive(Clone)]
 struct Translator {
     gateway: Arc<Mutex<Gateway>>,
     router: Arc<Router>,
     routes: Arc<ArcSwap<RouteSnapshot>>,
+    drains: Arc<pool_change::Drains>,
 }
 
 /// What ended a gateway.
@@ -183,14 +186,21 @@ pub fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
     for pool in &config.pools {
         pool4.push(match &pool.value {
             Pool4Source::Prefix(prefix) => prefix.clone(),
-            Pool4Source::Interface { name, ports } => gate64_dataplane::config::Pool4Prefix {
+            Pool4Source::Interface {
+                name,
+                ports,
+                exclude_ports,
+                pool,
+            } => gate64_dataplane::config::Pool4Prefix {
                 address: machine::interface_ipv4(name).ok_or_else(|| {
                     Failure::Interface(format!("interface {name} has no IPv4 address for the pool"))
                 })?,
                 length: 32,
                 ports: ports.clone(),
-                exclude: Vec::new(),
+                exclude_ports: exclude_ports.clone(),
+                pool: *pool,
                 shared_with_host: true,
+                ..gate64_dataplane::config::Pool4Prefix::default()
             },
         });
     }
@@ -406,7 +416,11 @@ async fn start_router(
         gateway: Arc::new(Mutex::new(gateway)),
         router: Arc::new(router),
         routes,
+        drains: Arc::default(),
     };
+    if let Ok(nat64) = nat64_config(config) {
+        translator.drains.note(&nat64, &nat64, Instant::now());
+    }
     Ok((translator, events))
 }
 
@@ -433,6 +447,7 @@ fn state(
             .collect()
     });
     let asked = translator.map(|translator| Arc::clone(&translator.gateway));
+    let judged = translator.cloned();
     State {
         started: Instant::now(),
         config: ArcSwap::from_pointee(config),
@@ -446,6 +461,8 @@ fn state(
         surroundings: Box::new(Kernel::of(translator)),
         dns64,
         log: Arc::new(gate64_log::Bus::new(clock.now().as_nanos())),
+        alarms: crate::alarm::Alarms::default(),
+        preview: Box::new(move |state, text| reload::preview(state, judged.as_ref(), text)),
         is_forwarding,
     }
 }
@@ -473,7 +490,8 @@ async fn attend(
     let end = loop {
         tokio::select! {
             _ = hangup.recv(), if can_reload => {
-                reload::reload(state, translator);
+                // It waits for answers of workers.
+                tokio::task::block_in_place(|| reload::reload(state, translator));
                 if let Some(log) = &mut log {
                     let config = state.config.load_full();
                     log.reload(&config.log).await;
@@ -518,7 +536,9 @@ fn look_after(
     watch: &mut Watch,
 ) -> Result<(), Failure> {
     let all_turn = watch.look(state, Instant::now());
+    crate::alarm::look(state);
     if let Some(translator) = translator {
+        pool_change::look_after(state, translator, Instant::now());
         if let Some(worker) = lock(&translator.gateway).failed_worker() {
             return Err(Failure::Failed(format!(
                 "worker {} ended by itself: a bug; the log above says where",

@@ -1,13 +1,15 @@
 //! SIGHUP: the file is read and validated whole; what can change live does, all or nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use gate64_dataplane::command::Command;
 use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::nat64::plan;
 
+use super::pool_change::{self, PoolChange};
 use super::{Translator, lock, nat64_config};
-use crate::config::{self, Config};
+use crate::api::model::Preview;
+use crate::config::{self, Config, PoolRemoval};
 use crate::state::State;
 
 /// Reads the file again and takes it over, or keeps everything and says why.
@@ -26,14 +28,14 @@ pub(super) fn reload(state: &State, translator: Option<&Translator>) {
 fn take_over(state: &State, translator: Option<&Translator>) -> Result<(), String> {
     let old = state.config.load_full();
     let (new, report) = config::load(&old.path).map_err(|report| report.to_string())?;
-    if let Some(key) = needs_restart(&old, &new) {
-        return Err(format!("{key} changed, which needs a restart"));
-    }
     // What only judges comes first, then what undoes itself when it fails, then the workers.
-    let nat64 = translator.map(|_| live_nat64(&old, &new)).transpose()?;
+    let change = judge(state, translator, &old, &new)?;
+    if let Some(refusal) = change.as_ref().and_then(PoolChange::refusal) {
+        return Err(refusal);
+    }
     reload_dns64(state, &new)?;
-    if let (Some(translator), Some(nat64)) = (translator, nat64)
-        && let Err(reason) = reconfigure(state, translator, &nat64)
+    if let (Some(translator), Some(change)) = (translator, &change)
+        && let Err(reason) = reconfigure(state, translator, &new, change)
     {
         reload_dns64(state, &old)?;
         return Err(reason);
@@ -44,6 +46,51 @@ fn take_over(state: &State, translator: Option<&Translator>) -> Result<(), Strin
     }
     state.config.store(Arc::new(new));
     Ok(())
+}
+
+/// What a new configuration does to the pools, if it can be taken over without a restart.
+fn judge(
+    state: &State,
+    translator: Option<&Translator>,
+    old: &Config,
+    new: &Config,
+) -> Result<Option<PoolChange>, String> {
+    if let Some(key) = needs_restart(old, new) {
+        return Err(format!("{key} changed, which needs a restart"));
+    }
+    let Some(translator) = translator else {
+        return Ok(None);
+    };
+    let nat64 = live_nat64(old, new)?;
+    pool_change::plan(state, translator, new, &nat64).map(Some)
+}
+
+/// What a reload with this text would do, line by line. Asks workers, so it blocks.
+pub(super) fn preview(
+    state: &State,
+    translator: Option<&Translator>,
+    text: &str,
+) -> Result<Preview, String> {
+    let old = state.config.load_full();
+    let (new, _) = config::parse(&old.path, text).map_err(|report| report.to_string())?;
+    let changes = config::difference(&old.text, &new.text);
+    match judge(state, translator, &old, &new) {
+        Err(reason) => Ok(Preview {
+            is_accepted: false,
+            lines: vec![format!("refused: {reason}")],
+            changes,
+        }),
+        Ok(change) => Ok(Preview {
+            is_accepted: change
+                .as_ref()
+                .is_none_or(|change| change.refusal().is_none()),
+            lines: change.map_or(Vec::new(), |change| {
+                let refusal = change.refusal().map(|reason| format!("refused: {reason}"));
+                change.lines().into_iter().chain(refusal).collect()
+            }),
+            changes,
+        }),
+    }
 }
 
 /// The first key that differs and cannot change while gate64 runs.
@@ -91,12 +138,12 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
 }
 
 /// The translator's new configuration, if it can be taken over without a restart.
-fn live_nat64(old: &Config, new: &Config) -> Result<Arc<Nat64Config>, String> {
+fn live_nat64(old: &Config, new: &Config) -> Result<Nat64Config, String> {
     let old = nat64_config(old).map_err(|failure| failure.to_string())?;
     let new = nat64_config(new).map_err(|failure| failure.to_string())?;
     plan::reconfigurable(&old, &new)
         .map_err(|key| format!("{key} changed, which needs a restart"))?;
-    Ok(Arc::new(new))
+    Ok(new)
 }
 
 fn reload_dns64(state: &State, config: &Config) -> Result<(), String> {
@@ -111,21 +158,21 @@ fn reload_dns64(state: &State, config: &Config) -> Result<(), String> {
 fn reconfigure(
     state: &State,
     translator: &Translator,
-    nat64: &Arc<Nat64Config>,
+    new: &Config,
+    change: &PoolChange,
 ) -> Result<(), String> {
+    let nat64 = nat64_config(new).map_err(|failure| failure.to_string())?;
+    let effective = Arc::new(change.effective.clone());
     lock(&translator.gateway)
-        .update_steering(nat64)
-        .map_err(|error| error.to_string())?;
-    for worker in state.worker_ids() {
-        let command = Command::Reconfigure {
-            config: Arc::clone(nat64),
-        };
-        if !(state.ask)(worker, command) {
-            return Err(format!(
-                "worker {} takes no command now; send SIGHUP again",
-                worker.0
-            ));
-        }
+        .reconfigure(&effective, &change.map)
+        .map_err(|error| format!("{error}; send SIGHUP again"))?;
+    translator.drains.note(&nat64, &effective, Instant::now());
+    for line in change.lines() {
+        tracing::info!("{line}");
+    }
+    if change.removal == PoolRemoval::Cut && !change.stranded.is_empty() {
+        let addresses: Vec<_> = change.stranded.iter().map(|(ip, _)| *ip).collect();
+        pool_change::cut(state, &addresses);
     }
     Ok(())
 }

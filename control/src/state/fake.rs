@@ -95,6 +95,14 @@ pub fn state(dns64: Option<Arc<gate64_dns64::Server>>) -> Arc<State> {
         surroundings: Box::new(Elsewhere),
         dns64,
         log: log_with_records(9),
+        alarms: Alarms::default(),
+        preview: Box::new(|state, text| {
+            Ok(model::Preview {
+                is_accepted: true,
+                lines: Vec::new(),
+                changes: crate::config::difference(&state.config.load().text, text),
+            })
+        }),
         is_forwarding: Arc::default(),
     })
 }
@@ -125,6 +133,7 @@ fn answer(number: u8, commands: &Receiver<Command>) {
             } => reply.send(sessions(number, filter, cursor, limit)).is_ok(),
             Command::Bib { reply, .. } => reply.send(one(bib(number))).is_ok(),
             Command::Pool { reply, .. } => reply.send(one(pool(number))).is_ok(),
+            Command::TopSubscribers { reply, .. } => reply.send(vec![subscriber(number)]).is_ok(),
             Command::Subscribers { reply, .. } => reply.send(one(subscriber(number))).is_ok(),
             Command::ClearSessions { filter, reply } => {
                 let is_all = filter == Filter::default();
@@ -132,6 +141,8 @@ fn answer(number: u8, commands: &Receiver<Command>) {
                 reply.send(u64::from(count)).is_ok()
             }
             Command::Reconfigure { .. } | Command::Log(_) => true,
+            Command::Stranded { reply, .. } => reply.send(Vec::new()).is_ok(),
+            Command::CutBlocks { reply, .. } => reply.send(0).is_ok(),
             Command::Stop => return,
         };
     }
@@ -194,8 +205,11 @@ fn bib(number: u8) -> BibRow {
 fn pool(number: u8) -> PoolRow {
     PoolRow {
         v4: v4(number, 0).ip,
+        pool: 0,
+        state: gate64_dataplane::nat64::pool4::AddressState::Open,
         blocks_total: 126,
         blocks_used: 1,
+        blocks_resting: 0,
         ports_used: [1, 2, 3],
         subscribers: 1,
     }
@@ -205,6 +219,8 @@ fn subscriber(number: u8) -> SubscriberRow {
     SubscriberRow {
         prefix: client(number, 0).ip,
         prefix_length: 64,
+        class: 0,
+        is_deterministic: false,
         v4: v4(number, 0).ip,
         blocks: vec![1024, 2048],
         block_size: 512,

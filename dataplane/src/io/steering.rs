@@ -158,7 +158,9 @@ impl Tables {
         let kind = if pool.shared_with_host { SHARED } else { OURS };
         let key = (u32::from(pool.length), pool.address.octets());
         let before = self.pool4.insert(key, value(kind));
-        if before.is_some_and(|before| before != value(kind)) {
+        // One that another prefix excludes may be on its way out, and go on by itself.
+        let is_other = |before: Pool4Value| before.kind != EXCLUDED && before != value(kind);
+        if before.is_some_and(is_other) {
             let (address, length) = (pool.address, pool.length);
             let reason = format!("pool4 {address}/{length} is given twice with different ports");
             return Err(StartError::Steering { reason });
@@ -451,6 +453,7 @@ mod tests {
             ports: first..=65535,
             exclude: vec![Ipv4Addr::new(192, 0, 2, 7)],
             shared_with_host: shared,
+            ..Pool4Prefix::default()
         }
     }
 

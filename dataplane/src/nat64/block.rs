@@ -2,8 +2,10 @@
 //!
 //! A block covers the same ports of all three protocols, each with bitmaps of its own: in use,
 //! freed in this reuse period, freed in the one before. A freed port rests one to two periods of
-//! `port_reuse_delay` (RFC 6888 REQ-8) without a timer. Choice of address, block and port is
-//! random (RFC 6056) and costs a few words of bitmap at any occupancy.
+//! `port_reuse_delay` (RFC 6888 REQ-8) without a timer. A block that went back is given out again
+//! only when none of its ports rests any more, so that who gets a block can use all of it. Choice
+//! of address, block and port is unpredictable (RFC 6056) and costs a few words of bitmap at any
+//! occupancy.
 
 use std::sync::Arc;
 
@@ -12,9 +14,10 @@ use gate64_wire::addr::Protocol;
 use super::ownership::Ownership;
 use super::pool4::{BlockId, PoolMap, Slot};
 use crate::clock::Tick;
+use crate::config::POOLS_MAX;
+use crate::counters::USE_STEPS;
 use crate::memory::arena::slab_bytes;
-use crate::memory::hash::Rng;
-use crate::memory::{Arena, ArenaError, Plain, Slab};
+use crate::memory::{Arena, ArenaError, HashKey, Plain, Slab};
 use crate::verdict::WorkerId;
 
 /// Bitmaps of a block and protocol.
@@ -35,52 +38,103 @@ pub struct Block {
     pub used: [u16; 3],
     /// Whether the wheel will visit it.
     pub armed: u8,
-    reserved: u8,
+    flags: u8,
     /// Reuse period the resting bitmaps are of.
     period: u32,
     /// When its last port was freed.
     pub empty_since: Tick,
+    /// When its holder got it.
+    pub taken_at: Tick,
 }
+
+/// Given back, and waiting until its ports have rested.
+const FLAG_RESTING: u8 = 1;
+/// Its holder has it by calculation.
+const FLAG_FIXED: u8 = 2;
 
 // SAFETY: integers only.
 #[allow(unsafe_code)]
 unsafe impl Plain for Block {}
 
-/// All blocks of the pool, of which this worker gives out its own.
+impl Block {
+    /// Whether its holder has it by calculation rather than from the free ones.
+    pub fn is_fixed(&self) -> bool {
+        self.flags & FLAG_FIXED != 0
+    }
+}
+
+/// Blocks of a pool at present, of one worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// That the worker gives out, those held included.
+    pub owned: u32,
+    /// Held by subscribers, also of addresses that give out no more.
+    pub held: u32,
+    /// Given back, with ports that still rest.
+    pub resting: u32,
+}
+
+/// The addresses of a pool, and which of them have a free block.
+#[derive(Debug, Default)]
+struct Addresses {
+    slots: Vec<Slot>,
+    /// A bit for each place in `slots`.
+    free: Vec<u64>,
+}
+
+/// Numbers that cannot be foreseen by who has seen some of them (RFC 6056, RFC 6888 REQ-15): a
+/// keyed hash of a counter.
+#[derive(Debug)]
+struct Chooser {
+    key: HashKey,
+    counter: u64,
+}
+
+impl Chooser {
+    /// A number below `bound`; 0 if that is 0.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // the product of two 32-bit numbers, upper half
+    fn below(&mut self, bound: u32) -> u32 {
+        self.counter = self.counter.wrapping_add(1);
+        let word = self.key.words(self.counter, 0, 0x6056);
+        (((word >> 32) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+/// All blocks of the pools, of which this worker gives out its own.
 #[derive(Debug)]
 pub struct Blocks {
     pool: Arc<PoolMap>,
+    worker: WorkerId,
     blocks: Slab<Block>,
     bitmaps: Slab<u64>,
     /// Free blocks of this worker: a bit for each block, by address.
     free: Slab<u64>,
     /// Free blocks of this worker, by address.
     free_count: Slab<u32>,
-    /// Addresses with a free block: a bit each.
-    free_slots: Slab<u64>,
+    pools: Vec<Addresses>,
+    counts: [PoolCounts; POOLS_MAX],
     words: usize,
     free_words: usize,
     period_ticks: u32,
-    rng: Rng,
-    /// Blocks that this worker may give out.
-    pub owned: u32,
-    /// Blocks held by subscribers.
-    pub held: u32,
+    /// Ports of static BIB entries inside the dynamic ones.
+    reserved: Vec<(BlockId, Protocol, u16)>,
+    chooser: Chooser,
 }
 
 impl Blocks {
     /// Octets of the slabs.
     pub fn bytes(pool: &PoolMap) -> usize {
-        let blocks = pool.block_count() as usize + 1;
-        let slots = pool.slot_count() as usize;
+        let blocks = pool.block_number_max() as usize + 1;
+        let slots = pool.slot_capacity() as usize;
         slab_bytes::<Block>(blocks)
             + slab_bytes::<u64>(blocks * 3 * KINDS * words_per_bitmap(pool))
             + slab_bytes::<u64>(slots * free_words(pool))
             + slab_bytes::<u32>(slots)
-            + slab_bytes::<u64>(slots.div_ceil(64))
     }
 
-    /// Takes its slabs from the arena and marks what belongs to `worker` as free.
+    /// Takes its slabs from the arena and marks what belongs to `worker` as free. `secret` is
+    /// what makes the choice of ports unpredictable.
     ///
     /// # Errors
     /// The arena is used up.
@@ -90,10 +144,10 @@ impl Blocks {
         ownership: &Ownership,
         worker: WorkerId,
         reuse_delay_ticks: u32,
-        rng: Rng,
+        secret: HashKey,
     ) -> Result<Blocks, ArenaError> {
-        let count = pool.block_count() as usize + 1;
-        let slots = pool.slot_count() as usize;
+        let count = pool.block_number_max() as usize + 1;
+        let slots = pool.slot_capacity() as usize;
         let words = words_per_bitmap(&pool);
         let free_words = free_words(&pool);
         let mut blocks = Blocks {
@@ -101,27 +155,69 @@ impl Blocks {
             bitmaps: arena.slab(count * 3 * KINDS * words)?,
             free: arena.slab(slots * free_words)?,
             free_count: arena.slab(slots)?,
-            free_slots: arena.slab(slots.div_ceil(64))?,
-            pool,
+            pools: Vec::new(),
+            counts: Default::default(),
+            pool: Arc::clone(&pool),
+            worker,
             words,
             free_words,
             period_ticks: reuse_delay_ticks.max(1),
-            rng,
-            owned: 0,
-            held: 0,
+            reserved: Vec::new(),
+            chooser: Chooser {
+                key: secret,
+                counter: 0,
+            },
         };
-        for slot in 0..blocks.pool.slot_count() {
-            let Some((first, count)) = blocks.pool.blocks_of(slot) else {
+        blocks.adopt(pool, ownership);
+        Ok(blocks)
+    }
+
+    /// Goes on with another map, in which what was there before has the same numbers. Blocks that
+    /// are held stay held.
+    pub fn adopt(&mut self, pool: Arc<PoolMap>, ownership: &Ownership) {
+        self.pool = pool;
+        self.free.fill(0);
+        self.free_count.fill(0);
+        self.counts = Default::default();
+        self.pools = (0..POOLS_MAX).map(|_| Addresses::default()).collect();
+        for number in 0..POOLS_MAX {
+            let slots = u8::try_from(number).map(|number| self.pool.slots_of_pool(number));
+            let slots: Vec<Slot> = slots.into_iter().flatten().collect();
+            self.pools[number].free = vec![0; slots.len().div_ceil(64)];
+            self.pools[number].slots = slots;
+        }
+        for slot in 0..self.pool.slot_count() {
+            self.adopt_slot(slot, ownership);
+        }
+    }
+
+    fn adopt_slot(&mut self, slot: Slot, ownership: &Ownership) {
+        let pool = usize::from(self.pool.pool_of(slot));
+        let open = self.pool.open_blocks_of(slot);
+        let calculated = self.pool.deterministic().has_pool(self.pool.pool_of(slot));
+        for block in self.pool.blocks_of(slot) {
+            if ownership.of_block(&self.pool, block) != self.worker {
                 continue;
-            };
-            for block in first..first + count {
-                if ownership.of_block(slot, block) == worker {
-                    blocks.set_free(slot, block - first);
-                    blocks.owned += 1;
-                }
+            }
+            let is_open = open.contains(&block);
+            let record = &self.blocks[block as usize];
+            let (is_held, is_resting) = (record.subscriber != 0, record.flags & FLAG_RESTING != 0);
+            let counts = &mut self.counts[pool];
+            counts.owned += u32::from(is_open);
+            counts.held += u32::from(is_held);
+            counts.resting += u32::from(is_resting && is_open);
+            let is_fixed = calculated && self.fixed_holder(block).is_some();
+            if is_open && !is_held && !is_resting && !is_fixed {
+                self.set_free(block);
             }
         }
-        Ok(blocks)
+    }
+
+    fn fixed_holder(&self, block: BlockId) -> Option<u128> {
+        let slot = self.pool.slot_of(block);
+        let number = (block - 1) % self.pool.stride();
+        let sets = self.pool.deterministic();
+        sets.subscriber_of(self.pool.pool_of(slot), slot, number)
     }
 
     /// A block's record.
@@ -141,10 +237,31 @@ impl Blocks {
         self.free_count[slot as usize]
     }
 
-    /// An address for a new subscriber: of two random ones with a free block, the emptier.
-    pub fn choose_address(&mut self) -> Option<Slot> {
-        let first = self.random_slot()?;
-        let second = self.random_slot()?;
+    /// Blocks of a pool at present.
+    pub fn counts(&self, pool: u8) -> PoolCounts {
+        self.counts[usize::from(pool)]
+    }
+
+    /// Blocks held over all pools.
+    pub fn held(&self) -> u32 {
+        self.counts.iter().map(|counts| counts.held).sum()
+    }
+
+    /// Blocks given out over all pools, those held included.
+    pub fn owned(&self) -> u32 {
+        self.counts.iter().map(|counts| counts.owned).sum()
+    }
+
+    /// Whether a block was given back and its ports rest.
+    pub fn is_resting(&self, block: BlockId) -> bool {
+        self.blocks[block as usize].flags & FLAG_RESTING != 0
+    }
+
+    /// An address of a pool for a new subscriber: of two random ones with a free block, the one
+    /// that has more of them.
+    pub fn choose_address(&mut self, pool: u8) -> Option<Slot> {
+        let first = self.random_slot(pool)?;
+        let second = self.random_slot(pool)?;
         Some(if self.free_of(first) >= self.free_of(second) {
             first
         } else {
@@ -152,39 +269,115 @@ impl Blocks {
         })
     }
 
-    fn random_slot(&mut self) -> Option<Slot> {
-        let start = self.rng.below(self.pool.slot_count().max(1));
-        first_set(&self.free_slots, start)
+    fn random_slot(&mut self, pool: u8) -> Option<Slot> {
+        let addresses = self.pools.get(usize::from(pool))?;
+        let count = u32::try_from(addresses.slots.len()).ok()?;
+        let start = self.chooser.below(count);
+        let place = first_set(&addresses.free, start)?;
+        addresses.slots.get(place as usize).copied()
     }
 
-    /// Gives a random free block of the address to a subscriber.
+    /// Gives a random free block of the address to a subscriber. None of its ports rests.
     pub fn take(&mut self, slot: Slot, subscriber: u32, now: Tick) -> Option<BlockId> {
-        let (first, count) = self.pool.blocks_of(slot)?;
         let words = slot as usize * self.free_words..(slot as usize + 1) * self.free_words;
-        let start = self.rng.below(count.max(1));
-        let place = first_set(&self.free[words], start)?;
-        self.clear_free(slot, place);
-        self.held += 1;
-        let block = first + place;
-        let record = &mut self.blocks[block as usize];
-        record.subscriber = subscriber;
-        record.next = 0;
-        record.empty_since = now;
+        let start = self.chooser.below(self.pool.stride());
+        let place = first_set(self.free.get(words)?, start)?;
+        let block = 1 + slot * self.pool.stride() + place;
+        self.clear_free(block);
+        self.hold(block, subscriber, 0, now);
         Some(block)
     }
 
-    /// Takes an empty block back from its subscriber. What rests in it goes on resting.
-    pub fn give_back(&mut self, block: BlockId) {
-        let Some((_, slot, _)) = self.pool.block_start(block) else {
-            return;
-        };
-        let Some((first, _)) = self.pool.blocks_of(slot) else {
-            return;
-        };
-        self.blocks[block as usize].subscriber = 0;
-        self.blocks[block as usize].next = 0;
-        self.set_free(slot, block - first);
-        self.held -= 1;
+    /// Gives a block to the subscriber that has it by calculation.
+    pub fn take_fixed(&mut self, block: BlockId, subscriber: u32, now: Tick) {
+        self.hold(block, subscriber, FLAG_FIXED, now);
+    }
+
+    fn hold(&mut self, block: BlockId, subscriber: u32, flags: u8, now: Tick) {
+        self.counts_of(block).held += 1;
+        let record = &mut self.blocks[block as usize];
+        record.subscriber = subscriber;
+        record.flags = flags;
+        record.next = 0;
+        record.empty_since = now;
+        record.taken_at = now;
+        self.set_apart(block);
+    }
+
+    /// Takes excluded and static ports out of a block in which nothing else is in use.
+    fn set_apart(&mut self, block: BlockId) {
+        let (words, index) = (self.words, block as usize * 3);
+        let at = |protocol: Protocol| (index + protocol.index()) * KINDS * words;
+        for protocol in Protocol::ALL {
+            self.bitmaps[at(protocol)..at(protocol) + words].fill(0);
+            for port in self.pool.excluded_in(block) {
+                self.bitmaps[at(protocol) + usize::from(port) / 64] |= 1 << (port % 64);
+            }
+        }
+        for &(_, protocol, place) in self.reserved.iter().filter(|one| one.0 == block) {
+            self.bitmaps[at(protocol) + usize::from(place) / 64] |= 1 << (place % 64);
+        }
+    }
+
+    /// Takes an empty block back from its subscriber. If some of its ports still rest, it is not
+    /// given out before the tick that is returned, at which [`Blocks::rested`] is to be asked.
+    pub fn give_back(&mut self, block: BlockId, now: Tick) -> Option<Tick> {
+        self.counts_of(block).held -= 1;
+        let record = &mut self.blocks[block as usize];
+        let is_fixed = record.is_fixed();
+        record.subscriber = 0;
+        record.next = 0;
+        record.flags = 0;
+        if is_fixed || !self.pool.is_open(block) {
+            return None;
+        }
+        let rested = self.rests_until(block, now);
+        match rested {
+            None => self.set_free(block),
+            Some(_) => {
+                self.blocks[block as usize].flags = FLAG_RESTING;
+                self.counts_of(block).resting += 1;
+            }
+        }
+        rested
+    }
+
+    /// Sees whether a block that was given back has rested, and makes it free if so; otherwise
+    /// when to ask again.
+    pub fn rested(&mut self, block: BlockId, now: Tick) -> Option<Tick> {
+        if !self.is_resting(block) {
+            return None;
+        }
+        let is_open = self.pool.is_open(block);
+        let until = self.rests_until(block, now);
+        if until.is_none() || !is_open {
+            self.blocks[block as usize].flags = 0;
+            if is_open {
+                self.counts_of(block).resting -= 1;
+                self.set_free(block);
+            }
+            return None;
+        }
+        until
+    }
+
+    /// When the last of a block's resting ports will have rested.
+    fn rests_until(&mut self, block: BlockId, now: Tick) -> Option<Tick> {
+        self.age(block, now);
+        let mut periods = 0;
+        for protocol in Protocol::ALL {
+            for (kind, left) in [(RESTING_NEW, 2), (RESTING_OLD, 1)] {
+                let at = self.bitmap(block, protocol, kind);
+                if self.bitmaps[at..at + self.words]
+                    .iter()
+                    .any(|&word| word != 0)
+                {
+                    periods = periods.max(left);
+                }
+            }
+        }
+        let period = self.blocks[block as usize].period;
+        (periods > 0).then(|| Tick((period + periods).saturating_mul(self.period_ticks)))
     }
 
     /// A port of the block that is neither in use nor resting: of the wanted parity if there is
@@ -209,7 +402,7 @@ impl Blocks {
         } else {
             0xaaaa_aaaa_aaaa_aaaa
         };
-        let start = self.rng.below(u32::from(size));
+        let start = self.chooser.below(u32::from(size));
         let place = self
             .free_port(block, protocol, start, wanted)
             .or_else(|| self.free_port(block, protocol, start, u64::MAX))?;
@@ -254,9 +447,7 @@ impl Blocks {
     /// count as used: a block goes back although a static port lies in it.
     pub fn reserve(&mut self, block: BlockId, protocol: Protocol, port: u16) {
         if let Some((_, _, first)) = self.pool.block_start(block) {
-            let place = port - first;
-            let at = self.bitmap(block, protocol, IN_USE) + usize::from(place) / 64;
-            self.bitmaps[at] |= 1 << (place % 64);
+            self.reserved.push((block, protocol, port - first));
         }
     }
 
@@ -327,18 +518,76 @@ impl Blocks {
         ((block as usize * 3 + protocol.index()) * KINDS + kind) * self.words
     }
 
-    fn set_free(&mut self, slot: Slot, place: u32) {
-        self.free[slot as usize * self.free_words + place as usize / 64] |= 1 << (place % 64);
-        self.free_count[slot as usize] += 1;
-        self.free_slots[slot as usize / 64] |= 1 << (slot % 64);
+    /// How much of a block is in use, by its busiest protocol, in steps: nothing, up to a
+    /// quarter, a half, three quarters, less than all, all.
+    pub fn use_step(&self, block: BlockId) -> usize {
+        self.step_of(self.blocks[block as usize].used)
     }
 
-    fn clear_free(&mut self, slot: Slot, place: u32) {
+    /// As [`Blocks::use_step`], before the last port of that protocol came into use.
+    pub fn use_step_without_one(&self, block: BlockId, protocol: Protocol) -> usize {
+        let mut used = self.blocks[block as usize].used;
+        used[protocol.index()] = used[protocol.index()].saturating_sub(1);
+        self.step_of(used)
+    }
+
+    fn step_of(&self, used: [u16; 3]) -> usize {
+        let used = used.iter().copied().max().unwrap_or(0);
+        let size = self.pool.block_size();
+        match used {
+            0 => 0,
+            used if used >= size => USE_STEPS - 1,
+            used => 1 + usize::from((used - 1) / (size / 4)),
+        }
+    }
+
+    fn counts_of(&mut self, block: BlockId) -> &mut PoolCounts {
+        let pool = self.pool.pool_of(self.pool.slot_of(block));
+        &mut self.counts[usize::from(pool)]
+    }
+
+    fn set_free(&mut self, block: BlockId) {
+        let slot = self.pool.slot_of(block);
+        let place = (block - 1) % self.pool.stride();
+        self.free[slot as usize * self.free_words + place as usize / 64] |= 1 << (place % 64);
+        self.free_count[slot as usize] += 1;
+        self.note_free(slot, true);
+    }
+
+    fn clear_free(&mut self, block: BlockId) {
+        let slot = self.pool.slot_of(block);
+        let place = (block - 1) % self.pool.stride();
         self.free[slot as usize * self.free_words + place as usize / 64] &= !(1 << (place % 64));
         self.free_count[slot as usize] -= 1;
         if self.free_count[slot as usize] == 0 {
-            self.free_slots[slot as usize / 64] &= !(1 << (slot % 64));
+            self.note_free(slot, false);
         }
+    }
+
+    /// Notes whether an address has a free block.
+    fn note_free(&mut self, slot: Slot, has_free: bool) {
+        let addresses = &mut self.pools[usize::from(self.pool.pool_of(slot))];
+        let Some(place) = addresses.place_of(slot) else {
+            return;
+        };
+        let bit = 1 << (place % 64);
+        if has_free {
+            addresses.free[place / 64] |= bit;
+        } else {
+            addresses.free[place / 64] &= !bit;
+        }
+    }
+}
+
+impl Addresses {
+    /// Where a slot stands in the list. Slots mostly follow each other as the addresses do.
+    fn place_of(&self, slot: Slot) -> Option<usize> {
+        let first = *self.slots.first()?;
+        let guess = slot.wrapping_sub(first) as usize;
+        if self.slots.get(guess) == Some(&slot) {
+            return Some(guess);
+        }
+        self.slots.iter().position(|&one| one == slot)
     }
 }
 
@@ -347,7 +596,7 @@ fn words_per_bitmap(pool: &PoolMap) -> usize {
 }
 
 fn free_words(pool: &PoolMap) -> usize {
-    (pool.blocks_per_address_max() as usize).div_ceil(64).max(1)
+    (pool.stride() as usize).div_ceil(64)
 }
 
 /// The first set bit at or after `start`, going round.
@@ -373,7 +622,6 @@ fn first_set(words: &[u64], start: u32) -> Option<u32> {
 mod tests {
     use super::*;
     use crate::config::{Nat64Config, Pool4Prefix, SubscriberLimits};
-    use crate::memory::HashKey;
     use crate::memory::arena::Pages;
 
     fn blocks(block_size: u16, ports: std::ops::RangeInclusive<u16>) -> Blocks {
@@ -382,8 +630,7 @@ mod tests {
                 address: [192, 0, 2, 0].into(),
                 length: 31,
                 ports,
-                exclude: vec![],
-                shared_with_host: false,
+                ..Pool4Prefix::default()
             }],
             subscriber: SubscriberLimits {
                 port_block_size: block_size,
@@ -391,16 +638,17 @@ mod tests {
             },
             ..Nat64Config::default()
         };
-        let pool = Arc::new(PoolMap::new(&config));
-        let ownership = Ownership::new(&config, &pool, 1, HashKey::seeded(1));
+        let pool = Arc::new(PoolMap::new(&config, 1));
+        let ownership = Ownership::new(&config, 1, HashKey::seeded(1));
         let mut arena = Arena::reserve(Blocks::bytes(&pool), Pages::Ordinary).unwrap();
-        Blocks::new(&mut arena, pool, &ownership, WorkerId(0), 480, Rng::new(1)).unwrap()
+        let secret = HashKey::seeded(1);
+        Blocks::new(&mut arena, pool, &ownership, WorkerId(0), 480, secret).unwrap()
     }
 
     #[test]
     fn every_port_once_then_none_and_freed_ports_rest() {
         let mut blocks = blocks(64, 1001..=1128);
-        let slot = blocks.choose_address().unwrap();
+        let slot = blocks.choose_address(0).unwrap();
         let block = blocks.take(slot, 1, Tick(0)).unwrap();
         let mut ports = std::collections::BTreeSet::new();
         for _ in 0..64 {
@@ -440,14 +688,72 @@ mod tests {
     fn blocks_go_out_once_and_come_back() {
         let mut blocks = blocks(64, 1024..=65535);
         let mut taken = std::collections::BTreeSet::new();
-        while let Some(slot) = blocks.choose_address() {
+        while let Some(slot) = blocks.choose_address(0) {
             assert!(taken.insert(blocks.take(slot, 1, Tick(0)).unwrap()));
         }
         assert_eq!(taken.len(), 2 * 1008);
-        assert_eq!((blocks.held, blocks.owned), (2016, 2016));
+        assert_eq!((blocks.held(), blocks.owned()), (2016, 2016));
         let one = *taken.first().unwrap();
-        blocks.give_back(one);
-        let slot = blocks.choose_address().unwrap();
+        assert_eq!(blocks.give_back(one, Tick(0)), None);
+        let slot = blocks.choose_address(0).unwrap();
         assert_eq!(blocks.take(slot, 2, Tick(0)), Some(one));
+    }
+    #[test]
+    fn rfc_6888_req_8_a_block_is_given_out_only_when_all_its_ports_have_rested() {
+        let mut blocks = blocks(64, 1024..=1087);
+        let block = blocks.take(0, 1, Tick(0)).unwrap();
+        for at in 0..64 {
+            let port = blocks.allocate(block, Protocol::Tcp, 0, Tick(470)).unwrap();
+            blocks.free(block, Protocol::Tcp, port, Tick(470 + at % 2));
+        }
+        let until = blocks.give_back(block, Tick(475)).unwrap();
+        assert_eq!(
+            until,
+            Tick(960),
+            "freed in the first period, at rest through the second"
+        );
+        assert_eq!(blocks.take(0, 2, Tick(480)), None);
+        assert_eq!((blocks.held(), blocks.counts(0).resting), (0, 1));
+        assert_eq!(blocks.rested(block, Tick(959)), Some(Tick(960)));
+        assert_eq!(blocks.rested(block, Tick(960)), None);
+        assert_eq!(blocks.counts(0).resting, 0);
+        let block = blocks.take(0, 2, Tick(960)).unwrap();
+        let ports = (0..64).map_while(|_| blocks.allocate(block, Protocol::Tcp, 0, Tick(960)));
+        assert_eq!(ports.count(), 64);
+    }
+
+    #[test]
+    fn excluded_and_reserved_ports_are_never_given_out() {
+        let mut blocks = blocks(64, 1024..=1151);
+        let config = Nat64Config {
+            pool4: vec![Pool4Prefix {
+                address: [192, 0, 2, 0].into(),
+                length: 31,
+                ports: 1024..=1151,
+                exclude_ports: vec![1030..=1033],
+                ..Pool4Prefix::default()
+            }],
+            subscriber: SubscriberLimits {
+                port_block_size: 64,
+                ..SubscriberLimits::default()
+            },
+            ..Nat64Config::default()
+        };
+        let ownership = Ownership::new(&config, 1, HashKey::seeded(1));
+        let pool = blocks.pool.changed(&config, 1, &|_| false).unwrap();
+        blocks.adopt(Arc::new(pool), &ownership);
+        let block = blocks.pool.block([192, 0, 2, 0].into(), 1024).unwrap();
+        blocks.reserve(block, Protocol::Udp, 1040);
+        while blocks.take(0, 1, Tick(0)).is_some() {}
+        let mut udp = std::collections::BTreeSet::new();
+        while let Some(port) = blocks.allocate(block, Protocol::Udp, 0, Tick(0)) {
+            udp.insert(port);
+        }
+        assert_eq!(udp.len(), 64 - 4 - 1);
+        assert!(
+            ![1030, 1031, 1032, 1033, 1040]
+                .iter()
+                .any(|port| udp.contains(port))
+        );
     }
 }

@@ -16,6 +16,8 @@ impl Nat64 {
         let context = &Context::new(routes, now);
         // A clearing that goes on is work: the worker must not sleep over it.
         let mut visited = usize::from(self.work_off_clears());
+        visited += usize::from(self.work_off_cuts(now));
+        visited += usize::from(self.work_off_tops());
         self.expire_fragments(budget, now);
         self.expire_syns(budget, context);
         self.relog_blocks(context.now);
@@ -40,6 +42,9 @@ impl Nat64 {
     }
 
     fn visit(&mut self, due: WheelRef, context: &Context) {
+        if self.table.let_go(due) {
+            return;
+        }
         match due {
             WheelRef::First(bib) => self.visit_session(SessionRef::First(bib), due, context),
             WheelRef::Extra(extra) => {
@@ -84,10 +89,7 @@ impl Nat64 {
     }
 
     fn end_session(&mut self, at: SessionRef, now: Instant, tick: Tick) {
-        if self.log_sessions {
-            let event = self.session_event(at, now);
-            self.tell(Event::SessionDeleted(event));
-        }
+        self.log_end(at, now);
         let bib = at.bib();
         let remote = self.table.session(at).remote;
         self.table.remove_session(at);
@@ -97,7 +99,7 @@ impl Nat64 {
         let entry = self.table.bib(bib);
         let (protocol, subscriber) = (entry.protocol(), entry.subscriber);
         let bib_goes = entry.session_count() == 0 && !entry.is_static();
-        self.subscribers.get_mut(subscriber).session_count -= 1;
+        self.count_session(subscriber, false);
         self.counters.sub(counters::sessions(protocol.index()), 1);
         self.counters
             .add(counters::sessions_expired(protocol.index()), 1);
@@ -106,7 +108,14 @@ impl Nat64 {
         }
     }
 
-    fn forget_permission(&mut self, bib: u32, remote: u32) {
+    pub(super) fn log_end(&mut self, at: SessionRef, now: Instant) {
+        if self.log_sessions {
+            let event = self.session_event(at, now);
+            self.tell(Event::SessionDeleted(event));
+        }
+    }
+
+    pub(super) fn forget_permission(&mut self, bib: u32, remote: u32) {
         if let hashbrown::hash_map::Entry::Occupied(mut entry) =
             self.permissions.entry((bib, remote))
         {
@@ -114,51 +123,6 @@ impl Nat64 {
             if *entry.get() == 0 {
                 entry.remove();
             }
-        }
-    }
-
-    /// An empty block goes back after `block_idle`; one in use is visited again when it is empty.
-    fn visit_block(&mut self, block: u32, now: Instant, tick: Tick) {
-        let record = self.blocks.get_mut(block);
-        if record.used != [0; 3] {
-            record.armed = 0;
-            return;
-        }
-        let over = Tick(record.empty_since.0.saturating_add(self.block_idle_ticks));
-        if over > tick {
-            self.table.wheel.arm(over, WheelRef::Block(block).pack());
-            return;
-        }
-        record.armed = 0;
-        let subscriber = record.subscriber;
-        let event = self.block_event(block, self.subscribers.get(subscriber).address(), now);
-        self.unlink(block, subscriber);
-        self.blocks.give_back(block);
-        self.counters.sub(counters::port_blocks_used(0), 1);
-        self.tell(Event::BlockReleased(event));
-        self.forget_if_idle(subscriber);
-    }
-
-    fn unlink(&mut self, block: u32, subscriber: u32) {
-        let next = self.blocks.get(block).next;
-        let one = self.subscribers.get_mut(subscriber);
-        one.block_count -= 1;
-        if one.block_count == 0 {
-            // Nothing is left on that address: the next block may come from another.
-            one.slot = None;
-        }
-        if one.first_block == block {
-            one.first_block = next;
-            return;
-        }
-        let mut before = one.first_block;
-        while before != 0 {
-            let record = self.blocks.get_mut(before);
-            if record.next == block {
-                record.next = next;
-                return;
-            }
-            before = record.next;
         }
     }
 }

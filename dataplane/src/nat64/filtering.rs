@@ -5,21 +5,20 @@ use std::net::Ipv4Addr;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use gate64_wire::checksum::Delta;
+use gate64_wire::rfc6052::Pref64;
 
+use super::class::Destination;
 use super::lifetime::{STATE_ICMP, STATE_UDP};
-use super::table::{HOP_NONE, Session, SessionRef, WheelRef};
+use super::table::{HOP_NONE, Session, SessionRef};
 use super::tcp_state::TcpState;
 use super::{
     Context, Found, Hop, Nat64, PreparedV4, PreparedV6, is_global, mapped_of, opens_tcp, peer_of,
 };
-use crate::command::{BlockEvent, Event, SessionEvent};
+use crate::command::{Event, SessionEvent};
 use crate::config::Filtering;
 use crate::counters;
 use crate::packet::Packet;
 use crate::verdict::{DropReason, IcmpError, Refusal, Side};
-
-/// Ports below are well-known ones (RFC 6335 section 6).
-const WELL_KNOWN_PORTS: u16 = 1024;
 
 /// What the write needs to know of a BIB entry and session.
 #[derive(Debug, Clone, Copy)]
@@ -153,12 +152,15 @@ impl Nat64 {
             ip: facts.src,
             port: facts.l4.src_port,
         };
-        let (subscriber, is_new) = self.subscriber_of(v6)?;
-        let opened = self.open_session_v6(one, bib, v6, subscriber, context);
+        let (subscriber, is_new) = self.subscriber_of(v6, context)?;
+        let opened = match self.is_cutting() && self.is_cut_off(bib, subscriber) {
+            false => self.open_session_v6(one, bib, v6, subscriber, context),
+            true => Err(self.class_of(subscriber).refusal(DropReason::PoolExhausted)),
+        };
         if opened.is_err() {
             self.subscribers.get_mut(subscriber).refusals += 1;
             if is_new {
-                self.forget_if_idle(subscriber);
+                self.forget_if_idle(subscriber, context.tick);
             }
         }
         opened.map(Opened::Session)
@@ -172,11 +174,13 @@ impl Nat64 {
         subscriber: u32,
         context: &Context,
     ) -> Result<SessionRef, Refusal> {
-        self.may_open(subscriber, context)?;
+        let to = one.facts.l4.dst_port;
+        let is_essential = self.classes.is_essential(one.protocol, to);
+        self.may_open(subscriber, is_essential, context)?;
         let is_new = bib.is_none();
         let bib = match bib {
             Some(bib) => bib,
-            None => self.map(v6, one.protocol, subscriber, context)?,
+            None => self.map(v6, one.protocol, subscriber, to, context)?,
         };
         let peer = TransportAddr4 {
             ip: one.remote,
@@ -216,7 +220,9 @@ impl Nat64 {
         if self.config.filtering == Filtering::AddressDependent && !self.talks_to(bib, facts.src) {
             return Err(self.filtered(packet, one, context));
         }
-        let pref64 = self.pref64_for(facts.src)?;
+        let subscriber = self.table.bib(bib).subscriber;
+        self.find_class(subscriber);
+        let pref64 = self.pref64_for(subscriber, facts.src)?;
         let state = match one.protocol {
             Protocol::Udp => STATE_UDP,
             Protocol::Icmp => STATE_ICMP,
@@ -227,14 +233,16 @@ impl Nat64 {
                 return Ok(Opened::Stateless(mapping));
             }
         };
-        let subscriber = self.table.bib(bib).subscriber;
         let remote_port = if one.protocol == Protocol::Icmp {
             0
         } else {
             facts.l4.src_port
         };
+        if self.is_cutting() && self.is_cut_off(Some(bib), subscriber) {
+            return Err(self.class_of(subscriber).refusal(DropReason::PoolExhausted));
+        }
         let opened = self
-            .may_open(subscriber, context)
+            .may_open(subscriber, false, context)
             .and_then(|()| self.add_session(bib, facts.src, remote_port, pref64, state, context));
         if opened.is_err() {
             self.subscribers.get_mut(subscriber).refusals += 1;
@@ -244,10 +252,16 @@ impl Nat64 {
 
     /// The prefix in which the peer of a new session from IPv4 is embedded: the first that may
     /// carry it (RFC 6052 section 3.1).
-    fn pref64_for(&self, remote: Ipv4Addr) -> Result<u8, Refusal> {
+    fn pref64_for(&self, subscriber: u32, remote: Ipv4Addr) -> Result<u8, Refusal> {
         let is_bound = self.config.wkp_strict && !is_global(remote);
+        let may_carry = |pref64: &Pref64| !(is_bound && pref64.is_well_known());
+        let of_class = self.class_of(subscriber).pref64;
+        let listed = self.config.pref64.get(usize::from(of_class));
+        if listed.is_some_and(may_carry) {
+            return Ok(of_class);
+        }
         let mut prefixes = (0u8..).zip(&self.config.pref64);
-        let found = prefixes.find(|(_, pref64)| !(is_bound && pref64.is_well_known()));
+        let found = prefixes.find(|(_, pref64)| may_carry(pref64));
         match found {
             Some((number, _)) => Ok(number),
             None => Err(DropReason::WkpNonGlobal.into()),
@@ -263,24 +277,43 @@ impl Nat64 {
         Refusal::Reject(DropReason::Filtered, IcmpError::AdminProhibited)
     }
 
-    fn may_open(&mut self, subscriber: u32, context: &Context) -> Result<(), Refusal> {
+    fn may_open(
+        &mut self,
+        subscriber: u32,
+        is_essential: bool,
+        context: &Context,
+    ) -> Result<(), Refusal> {
         if self.log_sessions {
             self.may_log()?;
         }
         let now_ms = context.now.as_nanos() / 1_000_000;
-        let allowed = self
-            .subscribers
-            .get_mut(subscriber)
-            .may_open_session(&self.config.subscriber, now_ms);
-        // RFC 5508 REQ-8 and RFC 6888 REQ-11: no resources, answered administratively prohibited.
-        allowed.map_err(|reason| Refusal::Reject(reason, IcmpError::AdminProhibited))?;
+        let one = self.subscribers.get_mut(subscriber);
+        let class = self.classes.get(one.class);
+        // RFC 5508 REQ-8 and RFC 6888 REQ-11: no resources, answered as the class says.
+        one.may_open_session(class, is_essential, now_ms)
+            .map_err(|reason| class.refusal(reason))?;
         if !self.table.has_room() {
-            return Err(Refusal::Reject(
-                DropReason::SessionTableFull,
-                IcmpError::AdminProhibited,
-            ));
+            return Err(class.refusal(DropReason::SessionTableFull));
         }
         Ok(())
+    }
+
+    /// Refuses what the lists of the host's class keep from translation (RFC 6888 REQ-6). What
+    /// has a session was judged when that was made.
+    #[cold]
+    pub(super) fn check_destination(
+        &self,
+        src: std::net::Ipv6Addr,
+        remote: Ipv4Addr,
+    ) -> Result<(), Refusal> {
+        match self.classes.destination(src, remote) {
+            Destination::Translated => Ok(()),
+            Destination::Bypassed => Err(Refusal::Bypass),
+            Destination::Denied => {
+                let class = self.classes.get(self.classes.number_of(u128::from(src)));
+                Err(class.refusal(DropReason::DestinationDenied))
+            }
+        }
     }
 
     /// RFC 6146 section 3.5: under address-dependent filtering a peer may answer if the client
@@ -342,8 +375,10 @@ impl Nat64 {
         };
         let over = self.lifetimes.over_at(state, context.tick);
         let visit = self.lifetimes.visit_at(over, context.tick);
-        let at = self.table.add_session(bib, session, visit).map_err(|_| {
-            Refusal::Reject(DropReason::SessionTableFull, IcmpError::AdminProhibited)
+        let added = self.table.add_session(bib, session, visit);
+        let at = added.map_err(|_| {
+            self.class_of(subscriber)
+                .refusal(DropReason::SessionTableFull)
         })?;
         if self.config.filtering == Filtering::AddressDependent
             && matches!(at, SessionRef::Extra { .. })
@@ -353,7 +388,7 @@ impl Nat64 {
                 .entry((bib, u32::from(remote)))
                 .or_insert(0) += 1;
         }
-        self.subscribers.get_mut(subscriber).session_count += 1;
+        self.count_session(subscriber, true);
         self.counters.add(counters::sessions(protocol.index()), 1);
         self.counters
             .add(counters::sessions_created(protocol.index()), 1);
@@ -390,35 +425,17 @@ impl Nat64 {
         }
     }
 
-    /// The subscriber of a host, made if it is new.
-    fn subscriber_of(&mut self, v6: TransportAddr6) -> Result<(u32, bool), Refusal> {
-        let prefix = self.ownership.subscriber_prefix(v6.ip);
-        if let Some(id) = self.subscribers.find(prefix) {
-            return Ok((id, false));
-        }
-        let id = self.subscribers.add(prefix).ok_or(Refusal::Reject(
-            DropReason::SubscribersFull,
-            IcmpError::AdminProhibited,
-        ))?;
-        self.counters.add(counters::subscribers(0), 1);
-        Ok((id, true))
-    }
-
-    pub(super) fn forget_if_idle(&mut self, subscriber: u32) {
-        if self.subscribers.remove_if_idle(subscriber) {
-            self.counters.sub(counters::subscribers(0), 1);
-        }
-    }
-
     /// Makes a BIB entry: a port of the subscriber's blocks, or of a new block.
     fn map(
         &mut self,
         v6: TransportAddr6,
         protocol: Protocol,
         subscriber: u32,
+        to: u16,
         context: &Context,
     ) -> Result<u32, Refusal> {
-        let (v4, slot) = self.allocate(v6.port, protocol, subscriber, context)?;
+        let (v4, slot) = self.allocate(v6.port, protocol, subscriber, to, context)?;
+        self.count_port(subscriber, v4, protocol, true);
         match self
             .table
             .add_bib(v6, v4, slot, protocol, subscriber, false)
@@ -427,15 +444,13 @@ impl Nat64 {
                 self.subscribers.get_mut(subscriber).bib_count += 1;
                 self.counters
                     .add(counters::bib_entries(protocol.index()), 1);
-                self.counters.add(counters::ports_used(protocol.index()), 1);
                 Ok(bib)
             }
             Err(_) => {
+                self.count_port(subscriber, v4, protocol, false);
                 self.free_port(v4, protocol, context.tick);
-                Err(Refusal::Reject(
-                    DropReason::SessionTableFull,
-                    IcmpError::AdminProhibited,
-                ))
+                let class = self.class_of(subscriber);
+                Err(class.refusal(DropReason::SessionTableFull))
             }
         }
     }
@@ -448,121 +463,11 @@ impl Nat64 {
         self.subscribers.get_mut(subscriber).bib_count -= 1;
         self.counters
             .sub(counters::bib_entries(protocol.index()), 1);
-        self.counters.sub(counters::ports_used(protocol.index()), 1);
+        self.count_port(subscriber, v4, protocol, false);
         self.free_port(v4, protocol, now);
-    }
-
-    fn free_port(&mut self, v4: TransportAddr4, protocol: Protocol, now: crate::clock::Tick) {
-        let Some(block) = self.pool.block(v4.ip, v4.port) else {
-            return;
-        };
-        let is_empty = self.blocks.free(block, protocol, v4.port, now);
-        if is_empty && self.blocks.get(block).armed == 0 {
-            self.blocks.get_mut(block).armed = 1;
-            self.table.wheel.arm(
-                crate::clock::Tick(now.0 + self.block_idle_ticks),
-                WheelRef::Block(block).pack(),
-            );
-        }
-    }
-
-    /// A port for a subscriber. All its ports lie on one pool address (RFC 6888 REQ-2).
-    fn allocate(
-        &mut self,
-        wanted: u16,
-        protocol: Protocol,
-        subscriber: u32,
-        context: &Context,
-    ) -> Result<(TransportAddr4, u32), Refusal> {
-        let first = self.subscribers.get(subscriber).first_block;
-        // RFC 4787 REQ-3 a: in the range of the host's port where one is free, else in the other.
-        for of_same_range in [true, false] {
-            let mut block = first;
-            while block != 0 {
-                if self.is_of_range(block, wanted) == of_same_range
-                    && let Some(port) = self.blocks.allocate(block, protocol, wanted, context.tick)
-                {
-                    return self.transport_of(block, port);
-                }
-                block = self.blocks.get(block).next;
-            }
-        }
-        let block = self.new_block(subscriber, context)?;
-        let port = self.blocks.allocate(block, protocol, wanted, context.tick);
-        // A block whose ports all rest still is of no use.
-        let port = port.ok_or(Refusal::Reject(
-            DropReason::PoolExhausted,
-            IcmpError::AdminProhibited,
-        ))?;
-        self.transport_of(block, port)
-    }
-
-    /// Whether a block begins in the same range of ports, well-known or not, as this one lies in.
-    fn is_of_range(&self, block: u32, port: u16) -> bool {
-        let first = self.pool.block_start(block).map_or(0, |(_, _, port)| port);
-        (first < WELL_KNOWN_PORTS) == (port < WELL_KNOWN_PORTS)
-    }
-
-    fn transport_of(&self, block: u32, port: u16) -> Result<(TransportAddr4, u32), Refusal> {
-        let (ip, slot, _) = self
-            .pool
-            .block_start(block)
-            .ok_or(DropReason::PoolExhausted)?;
-        Ok((TransportAddr4 { ip, port }, slot))
-    }
-
-    fn new_block(&mut self, subscriber: u32, context: &Context) -> Result<u32, Refusal> {
-        let exhausted = Refusal::Reject(DropReason::PoolExhausted, IcmpError::AdminProhibited);
-        self.may_log()?;
-        let one = self.subscribers.get(subscriber);
-        if one.block_count >= self.config.subscriber.port_blocks_max {
-            return Err(Refusal::Reject(
-                DropReason::SubscriberPorts,
-                IcmpError::AdminProhibited,
-            ));
-        }
-        let (prefix, first_block) = (one.address(), one.first_block);
-        let slot = match one.slot {
-            Some(slot) => slot,
-            None => self.blocks.choose_address().ok_or(exhausted)?,
-        };
-        let block = self
-            .blocks
-            .take(slot, subscriber, context.tick)
-            .ok_or(exhausted)?;
-        self.blocks.get_mut(block).next = first_block;
-        // An empty block must be seen by the wheel even if no port of it is ever used.
-        self.blocks.get_mut(block).armed = 1;
-        let idle = crate::clock::Tick(context.tick.0 + self.block_idle_ticks);
-        self.table.wheel.arm(idle, WheelRef::Block(block).pack());
-        let one = self.subscribers.get_mut(subscriber);
-        one.slot = Some(slot);
-        one.first_block = block;
-        one.block_count += 1;
-        self.counters.add(counters::port_blocks_used(0), 1);
-        let event = self.block_event(block, prefix, context.now);
-        self.tell(Event::BlockAllocated(event));
-        Ok(block)
-    }
-
-    /// A block and its holder for the log.
-    pub(super) fn block_event(
-        &self,
-        block: u32,
-        subscriber: std::net::Ipv6Addr,
-        at: crate::clock::Instant,
-    ) -> BlockEvent {
-        let (v4, _, port_first) =
-            self.pool
-                .block_start(block)
-                .unwrap_or((Ipv4Addr::UNSPECIFIED, 0, 0));
-        BlockEvent {
-            at,
-            subscriber,
-            prefix_length: self.config.subscriber.prefix_length,
-            v4,
-            port_first,
-            port_count: self.pool.block_size(),
+        // Who has its blocks by calculation holds nothing back.
+        if self.subscribers.get(subscriber).fixed_count > 0 {
+            self.forget_if_idle(subscriber, now);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What always holds between the tables, for tests and fuzzing to ask after each step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gate64_wire::addr::Protocol;
 
@@ -110,34 +110,56 @@ impl Nat64 {
     /// The ports marked as used are those of live entries and the configured ones.
     fn check_blocks(&self, sums: &Sums) {
         let mut held = 0;
-        for block in 1..=self.pool.block_count() {
+        let mut by_use = [0; counters::USE_STEPS];
+        let slots = 0..self.pool.slot_count();
+        for block in slots.flat_map(|slot| self.pool.blocks_of(slot)) {
             let record = self.blocks.get(block);
             held += u32::from(record.subscriber != 0);
+            by_use[self.blocks.use_step(block)] += u64::from(record.subscriber != 0);
             for protocol in Protocol::ALL {
                 let live = sums.by_block.get(&(block, protocol.index())).copied();
                 let live = live.unwrap_or(0);
                 assert_eq!(record.used[protocol.index()], live);
+                if record.subscriber == 0 {
+                    assert_eq!(live, 0, "a port of a block that nobody holds");
+                    continue;
+                }
+                let first = self.pool.block_start(block).map_or(0, |start| start.2);
                 let configured = self.config.static_bib.iter().filter(|entry| {
                     entry.protocol == protocol
                         && self.pool.block(entry.v4.ip, entry.v4.port) == Some(block)
                 });
+                let mut apart: BTreeSet<u16> =
+                    configured.map(|entry| entry.v4.port - first).collect();
+                apart.extend(self.pool.excluded_in(block));
                 assert_eq!(
                     self.blocks.in_use_count(block, protocol) as usize,
-                    usize::from(live) + configured.count()
+                    usize::from(live) + apart.len()
                 );
             }
         }
-        assert_eq!(held, self.blocks.held);
+        assert_eq!(held, self.blocks.held());
         assert_eq!(
             self.counters.get(counters::port_blocks_used(0)),
             u64::from(held)
         );
+        for (step, &count) in by_use.iter().enumerate() {
+            let counted = self.counters.get(counters::port_blocks_by_use(step));
+            assert_eq!(counted, count, "blocks by use, step {step}");
+        }
     }
 
     /// Each subscriber's counts and chain of blocks.
     fn check_subscribers(&self, sums: &Sums) {
         let mut count = 0;
         let mut chained = 0;
+        let mut by_ports = [0; counters::SUBSCRIBER_STEPS];
+        let mut by_sessions = [0; counters::SUBSCRIBER_STEPS];
+        let mut ports = BTreeMap::<u32, [u32; 3]>::new();
+        for (&(block, protocol), &used) in &sums.by_block {
+            let holder = self.blocks.get(block).subscriber;
+            ports.entry(holder).or_default()[protocol] += u32::from(used);
+        }
         for (id, one) in self.subscribers.iter_from(0) {
             count += 1;
             assert_eq!(self.subscribers.find(one.prefix), Some(id));
@@ -153,10 +175,19 @@ impl Nat64 {
                 blocks += 1;
                 block = record.next;
             }
-            assert_eq!(blocks, one.block_count);
+            assert_eq!(blocks, one.block_count + one.fixed_count);
+            assert_eq!(one.ports, ports.get(&id).copied().unwrap_or_default());
+            by_ports[counters::subscriber_step(one.ports_total())] += 1;
+            by_sessions[counters::subscriber_step(one.session_count)] += 1;
             chained += u32::from(blocks);
         }
-        assert_eq!(chained, self.blocks.held);
+        assert_eq!(chained, self.blocks.held());
         assert_eq!(self.counters.get(counters::subscribers(0)), count);
+        for step in 0..counters::SUBSCRIBER_STEPS {
+            let counted = self.counters.get(counters::subscribers_by_ports(step));
+            assert_eq!(counted, by_ports[step]);
+            let counted = self.counters.get(counters::subscribers_by_sessions(step));
+            assert_eq!(counted, by_sessions[step]);
+        }
     }
 }

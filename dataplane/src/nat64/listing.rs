@@ -1,6 +1,6 @@
 //! What control asks for: pages of entries, clearing, a new configuration. All in bounded steps.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -8,12 +8,14 @@ use crossbeam::channel::Sender;
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
 use super::Nat64;
+use super::class::Classes;
 use super::lifetime::LifetimeTable;
 use super::ownership::mask;
+use super::subscriber::Subscriber;
 use super::table::{BibEntry, Session, SessionRef};
 use super::tcp_state::TcpState;
 use crate::clock::{Instant, TICK, Tick, ticks};
-use crate::command::{BibRow, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow};
+use crate::command::{BibRow, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow, TopBy};
 use crate::config::Nat64Config;
 use crate::siit;
 
@@ -36,6 +38,19 @@ pub(super) struct Clear {
 }
 
 pub(super) type Clears = VecDeque<Clear>;
+
+/// A search for the subscribers that have most of something, worked off in steps.
+#[derive(Debug)]
+pub(super) struct Top {
+    by: TopBy,
+    limit: usize,
+    cursor: u32,
+    /// Value and number of the best so far, least first.
+    best: BTreeSet<(u64, u32)>,
+    reply: Sender<Vec<SubscriberRow>>,
+}
+
+pub(super) type Tops = VecDeque<Top>;
 
 impl Nat64 {
     /// Carries out a command of control, or begins it. `Stop` is the worker's own.
@@ -66,6 +81,19 @@ impl Nat64 {
             } => {
                 let _ = reply.try_send(self.subscriber_rows(&filter, cursor, limit));
             }
+            Command::TopSubscribers { by, limit, reply } => {
+                if self.tops.len() < CLEARS_MAX {
+                    self.tops.push_back(Top {
+                        by,
+                        limit,
+                        cursor: 0,
+                        best: BTreeSet::new(),
+                        reply,
+                    });
+                } else {
+                    let _ = reply.try_send(Vec::new());
+                }
+            }
             Command::Pool {
                 filter,
                 cursor,
@@ -86,7 +114,14 @@ impl Nat64 {
                     let _ = reply.try_send(0);
                 }
             }
-            Command::Reconfigure { config } => self.reconfigure(config),
+            Command::Reconfigure { config, pool } => {
+                self.reconfigure(config);
+                self.adopt_pool(pool);
+            }
+            Command::Stranded { pool, reply } => {
+                let _ = reply.try_send(self.stranded(&pool));
+            }
+            Command::CutBlocks { addresses, reply } => self.begin_cut(addresses, reply),
             Command::Log(mode) => self.set_log(mode, now.tick()),
             Command::Stop => {}
         }
@@ -97,6 +132,9 @@ impl Nat64 {
         self.lifetimes = LifetimeTable::new(&config.lifetimes);
         self.error_budget = super::icmp::ErrorBudget::new(config.icmp_error_rate_max);
         self.block_idle_ticks = ticks(config.subscriber.block_idle);
+        self.block_active_ticks = config.subscriber.block_active.map(ticks);
+        self.classes = Classes::new(&config);
+        self.class_generation = self.class_generation.wrapping_add(1);
         self.config = config;
     }
 
@@ -198,29 +236,72 @@ impl Nat64 {
                     next: Some(id),
                 };
             }
-            let v4 = one
-                .slot
-                .and_then(|slot| self.pool.address(slot))
-                .unwrap_or(Ipv4Addr::UNSPECIFIED);
             let address = one.address();
-            if !filter.v6.is_none_or(|prefix| in_prefix(address, prefix))
-                || filter.v4.is_some_and(|ip| ip != v4)
-            {
-                continue;
+            let is_wanted = filter.v6.is_none_or(|prefix| in_prefix(address, prefix))
+                && filter.v4.is_none_or(|ip| ip == self.address_of(one));
+            if is_wanted {
+                rows.push(self.subscriber_row(one));
             }
-            let (blocks, ports_used) = self.blocks_of(one.first_block);
-            rows.push(SubscriberRow {
-                prefix: address,
-                prefix_length: self.config.subscriber.prefix_length,
-                v4,
-                blocks,
-                block_size: self.pool.block_size(),
-                ports_used,
-                session_count: one.session_count,
-                refusals: one.refusals,
-            });
         }
         Page { rows, next: None }
+    }
+
+    fn address_of(&self, one: &Subscriber) -> Ipv4Addr {
+        one.slot
+            .and_then(|slot| self.pool.address(slot))
+            .unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
+
+    fn subscriber_row(&self, one: &Subscriber) -> SubscriberRow {
+        let (blocks, ports_used) = self.blocks_of(one.first_block);
+        SubscriberRow {
+            prefix: one.address(),
+            prefix_length: self.config.subscriber.prefix_length,
+            v4: self.address_of(one),
+            class: one.class,
+            is_deterministic: one.fixed_count > 0,
+            blocks,
+            block_size: self.pool.block_size(),
+            ports_used,
+            session_count: one.session_count,
+            refusals: one.refusals,
+        }
+    }
+
+    /// A step of the oldest search for the subscribers that have most; whether there was one.
+    pub(super) fn work_off_tops(&mut self) -> bool {
+        let Some(mut top) = self.tops.pop_front() else {
+            return false;
+        };
+        let mut next = None;
+        for (looked, (id, one)) in (0..).zip(self.subscribers.iter_from(top.cursor)) {
+            if looked >= LOOK_MAX {
+                next = Some(id);
+                break;
+            }
+            let value = match top.by {
+                TopBy::Ports => one.ports_total().into(),
+                TopBy::Sessions => one.session_count.into(),
+                TopBy::Refusals => one.refusals,
+            };
+            top.best.insert((value, id));
+            if top.best.len() > top.limit {
+                top.best.pop_first();
+            }
+        }
+        match next {
+            Some(cursor) => {
+                top.cursor = cursor;
+                self.tops.push_front(top);
+            }
+            None => {
+                // Some may be gone since they were looked at; their numbers hold others then.
+                let best = top.best.iter().rev();
+                let rows = best.map(|&(_, id)| self.subscriber_row(self.subscribers.get(id)));
+                let _ = top.reply.try_send(rows.collect());
+            }
+        }
+        true
     }
 
     fn blocks_of(&self, first: u32) -> (Vec<u16>, [u32; 3]) {
@@ -262,20 +343,23 @@ impl Nat64 {
 
     /// An address of which this worker owns at least one block.
     fn pool_row(&self, slot: u32, v4: Ipv4Addr) -> Option<PoolRow> {
-        let (first, count) = self.pool.blocks_of(slot)?;
         let mut row = PoolRow {
             v4,
+            pool: self.pool.pool_of(slot),
+            state: self.pool.state(slot),
             blocks_total: 0,
             blocks_used: 0,
+            blocks_resting: 0,
             ports_used: [0; 3],
             subscribers: 0,
         };
         let mut holders = Vec::new();
-        for block in (first..first + count)
-            .filter(|&block| self.ownership.of_block(slot, block) == self.worker)
-        {
+        let open = self.pool.open_blocks_of(slot);
+        let all = self.pool.blocks_of(slot);
+        for block in all.filter(|&b| self.ownership.of_block(&self.pool, b) == self.worker) {
             let record = self.blocks.get(block);
-            row.blocks_total += 1;
+            row.blocks_total += u32::from(open.contains(&block));
+            row.blocks_resting += u32::from(self.blocks.is_resting(block));
             if record.subscriber != 0 {
                 row.blocks_used += 1;
                 holders.push(record.subscriber);
@@ -287,7 +371,7 @@ impl Nat64 {
         holders.sort_unstable();
         holders.dedup();
         row.subscribers = u32::try_from(holders.len()).unwrap_or(u32::MAX);
-        (row.blocks_total > 0).then_some(row)
+        (row.blocks_total + row.blocks_used > 0).then_some(row)
     }
 
     /// A step of the oldest clearing; whether there was one.

@@ -8,6 +8,9 @@
 //! no session behind.
 
 mod block;
+mod class;
+mod cut;
+pub mod deterministic;
 mod established;
 mod expiry;
 mod filtering;
@@ -21,6 +24,7 @@ mod outbox;
 pub mod ownership;
 pub mod plan;
 pub mod pool4;
+mod ports;
 mod probe;
 mod relog;
 mod scratch;
@@ -42,6 +46,7 @@ use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use self::block::Blocks;
+use self::class::Classes;
 use self::established::{Forwarded, FromV4, FromV6, Lane, Plain};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
@@ -66,7 +71,7 @@ use crate::memory::Probe;
 use crate::packet::{Frame, LINK_HEADER_MAX, Packet};
 use crate::route::{HopId, PortId, RouteSnapshot};
 use crate::siit;
-use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
+use crate::verdict::{DropReason, HandoffReason, IcmpError, Refusal, Side, Verdict, WorkerId};
 
 /// Frames worked at once.
 pub const BATCH_FRAMES_MAX: usize = 64;
@@ -76,6 +81,8 @@ const EVENTS_MAX: usize = 4096;
 
 /// Octets of an IPv6 header.
 const IPV6_HEADER: u16 = 40;
+/// Place of the hop limit in it.
+const HOP_LIMIT_AT: usize = 7;
 /// Octets of an IPv4 header without options.
 const IPV4_HEADER: u16 = 20;
 /// Octets of a TCP header without options.
@@ -259,10 +266,16 @@ pub struct Nat64 {
     events: VecDeque<Event>,
     error_budget: ErrorBudget,
     clears: listing::Clears,
+    cuts: cut::Cuts,
+    tops: listing::Tops,
     outbox: Outbox,
     fragments: Fragments,
     syn_hold: SynHold,
+    classes: Classes,
+    /// Counts reconfigurations: subscribers find their class anew after each.
+    class_generation: u32,
     block_idle_ticks: u32,
+    block_active_ticks: Option<u32>,
     log_sessions: bool,
     relog: Relog,
     /// Nobody can write the log: what would have to be in it is refused.
@@ -599,6 +612,9 @@ impl Nat64 {
     ) -> Result<(Tuple4, Way), Refusal> {
         let facts = &one.facts;
         let found = self.find_v6(one);
+        if found.session.is_none() && self.classes.have_lists() {
+            self.check_destination(facts.src, one.remote)?;
+        }
         let way = if hairpin {
             Way::HAIRPIN
         } else {
@@ -831,6 +847,7 @@ impl Nat64 {
     ) -> (Verdict, Hop) {
         match refusal {
             Refusal::Hold => (Verdict::Hold, Hop::None),
+            Refusal::Bypass => self.bypass(packet, context),
             Refusal::Drop(reason) => {
                 self.counters.add(counters::drop_id(side, reason), 1);
                 (Verdict::Drop(reason), Hop::None)
@@ -840,6 +857,30 @@ impl Nat64 {
                 self.reject(packet, side, reason, error, context)
             }
         }
+    }
+
+    /// Routes a packet from IPv6 on as it is (RFC 6888 REQ-6): the destination has a route of its
+    /// own within the prefix.
+    #[cold]
+    fn bypass(&mut self, packet: &mut Packet, context: &Context) -> (Verdict, Hop) {
+        match self.route_on(packet, context) {
+            Ok(hop) => (Verdict::Forward(Side::V6), hop),
+            Err(refusal) => self.refuse(packet, Side::V6, refusal, context),
+        }
+    }
+
+    fn route_on(&mut self, packet: &mut Packet, context: &Context) -> Result<Hop, Refusal> {
+        let facts = Ipv6Facts::parse(packet.bytes())?;
+        let way = self.way_v6(None, facts.dst, context)?;
+        if facts.len > way.mtu {
+            let error = IcmpError::TooBig { mtu: way.mtu };
+            return Err(Refusal::Reject(DropReason::PacketTooBig, error));
+        }
+        // It was above 1: that was judged first (RFC 8200 section 3).
+        packet.bytes_mut()[HOP_LIMIT_AT] = facts.hop_limit.saturating_sub(1);
+        self.counters.add(counters::packets_bypassed(0), 1);
+        self.count_forwarded(Side::V6, facts.len);
+        Ok(way.hop)
     }
 
     #[inline]

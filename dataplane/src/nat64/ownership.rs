@@ -6,13 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use gate64_wire::addr::Protocol;
 use hashbrown::HashMap;
 
-use super::pool4::PoolMap;
+use super::pool4::{BlockId, PoolMap};
 use crate::config::Nat64Config;
 use crate::memory::HashKey;
 use crate::verdict::WorkerId;
-
-/// Addresses for each worker from which on whole addresses are owned rather than blocks of them.
-const ADDRESSES_PER_WORKER_MIN: u32 = 4;
 
 /// The function. Cheap to copy by reference, immutable.
 #[derive(Debug)]
@@ -20,22 +17,19 @@ pub struct Ownership {
     workers: u8,
     key: HashKey,
     prefix_mask: u128,
-    by_address: bool,
     /// Static BIB entries belong to their subscriber's worker wherever their port lies.
     static_owner: HashMap<(Ipv4Addr, u16, Protocol), WorkerId>,
 }
 
 impl Ownership {
     /// For `workers` workers (at least one).
-    pub fn new(config: &Nat64Config, pool: &PoolMap, workers: u8, key: HashKey) -> Ownership {
+    pub fn new(config: &Nat64Config, workers: u8, key: HashKey) -> Ownership {
         let workers = workers.max(1);
         let prefix_mask = mask(config.subscriber.prefix_length);
-        let by_address = pool.slot_count() >= u32::from(workers) * ADDRESSES_PER_WORKER_MIN;
         let mut ownership = Ownership {
             workers,
             key,
             prefix_mask,
-            by_address,
             static_owner: HashMap::new(),
         };
         for entry in &config.static_bib {
@@ -79,12 +73,12 @@ impl Ownership {
         {
             return owner;
         }
-        let number = if self.by_address {
-            pool.slot(ip)
-        } else {
-            pool.block(ip, port)
-        };
-        self.modulo(number.unwrap_or(0))
+        if !pool.deterministic().is_empty()
+            && let Some(block) = pool.block(ip, port)
+        {
+            return self.of_block(pool, block);
+        }
+        self.modulo(pool.owner_number(ip, port).unwrap_or(0))
     }
 
     /// Whether a pool transport address is gate64's: on an address shared with the host only the
@@ -96,13 +90,31 @@ impl Ownership {
     }
 
     /// Whether the address alone tells the owner of a pool transport address.
-    pub fn is_by_address(&self) -> bool {
-        self.workers == 1 || (self.by_address && self.static_owner.is_empty())
+    pub fn is_by_address(&self, pool: &PoolMap) -> bool {
+        self.workers == 1 || (pool.all_by_address() && self.static_owner.is_empty())
     }
 
-    /// The owner of a port block for giving it out.
-    pub fn of_block(&self, slot: u32, block: u32) -> WorkerId {
-        self.modulo(if self.by_address { slot } else { block })
+    /// The owner of a port block for giving it out. A calculated block goes with its subscriber.
+    pub fn of_block(&self, pool: &PoolMap, block: BlockId) -> WorkerId {
+        if self.workers == 1 {
+            return WorkerId(0);
+        }
+        let slot = pool.slot_of(block);
+        if !pool.deterministic().is_empty() {
+            let sets = pool.deterministic();
+            let number = (block - 1) % pool.stride();
+            match sets.subscriber_of(pool.pool_of(slot), slot, number) {
+                Some(prefix) => return self.pick(self.key.prefix(prefix)),
+                // Overflow blocks are shared by the workers of an address' subscribers.
+                None if sets.has_pool(pool.pool_of(slot)) => return self.modulo(block),
+                None => {}
+            }
+        }
+        self.modulo(if pool.is_by_address(slot) {
+            slot
+        } else {
+            block
+        })
     }
 
     /// The worker that gathers the fragments of one packet, by a hash of its identity.

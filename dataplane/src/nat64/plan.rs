@@ -8,6 +8,7 @@ use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use super::block::Blocks;
+use super::class::Classes;
 use super::fragment::Fragments;
 use super::icmp::ErrorBudget;
 use super::lifetime::LifetimeTable;
@@ -20,7 +21,7 @@ use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
 use super::{EVENTS_MAX, Nat64, Places};
 use crate::clock::ticks;
-use crate::config::{AutoOnOff, Filtering, Nat64Config};
+use crate::config::{AutoOnOff, Filtering, Nat64Config, Pool4Prefix};
 use crate::counters::{self, Counters};
 use crate::memory::arena::Pages;
 use crate::memory::hash::Rng;
@@ -99,20 +100,15 @@ impl MemoryPlan {
 impl Shared {
     /// Numbers the pool and sizes the tables.
     pub fn new(config: Arc<Nat64Config>, settings: Settings) -> Shared {
-        let pool = Arc::new(PoolMap::new(&config));
-        let ownership = Arc::new(Ownership::new(
-            &config,
-            &pool,
-            settings.workers,
-            settings.key,
-        ));
+        let pool = Arc::new(PoolMap::new(&config, settings.workers));
+        let ownership = Arc::new(Ownership::new(&config, settings.workers, settings.key));
         let sessions = sessions_per_worker(&settings);
         let statics = config.static_bib.len();
-        let blocks = pool.block_count() as usize;
+        let blocks = pool.block_number_max() as usize;
         let sizes = TableSizes {
             sessions,
             statics,
-            slots: pool.slot_count() as usize,
+            slots: pool.slot_capacity() as usize,
             blocks,
         };
         // A subscriber has a block, or only static entries; one more is being tried.
@@ -178,7 +174,25 @@ pub fn reconfigurable(old: &Nat64Config, new: &Nat64Config) -> Result<(), &'stat
     let (was, is) = (&old.subscriber, &new.subscriber);
     for (same, key) in [
         (old.pref64 == new.pref64, "nat64.pref64"),
-        (old.pool4 == new.pool4, "[[pool4]]"),
+        (
+            old.deterministic == new.deterministic,
+            "[[subscriber.deterministic]]",
+        ),
+        (
+            deterministic_pools(old) == deterministic_pools(new),
+            "[[pool4]] of a deterministic set",
+        ),
+        (
+            old.pool_names
+                .iter()
+                .zip(&new.pool_names)
+                .all(|(a, b)| a == b),
+            "the order of pools",
+        ),
+        (
+            old.pool4_address_count_max == new.pool4_address_count_max,
+            "dataplane.pool4_address_count_max",
+        ),
         (old.static_bib == new.static_bib, "[[static]]"),
         (old.filtering == new.filtering, "nat64.filtering"),
         (
@@ -199,6 +213,15 @@ pub fn reconfigurable(old: &Nat64Config, new: &Nat64Config) -> Result<(), &'stat
         }
     }
     Ok(())
+}
+
+/// What the calculation of blocks rests on.
+fn deterministic_pools(config: &Nat64Config) -> Vec<&Pool4Prefix> {
+    let is_taken = |prefix: &&Pool4Prefix| {
+        let mut sets = config.deterministic.iter();
+        sets.any(|set| set.pool == prefix.pool)
+    };
+    config.pool4.iter().filter(is_taken).collect()
 }
 
 /// Places for permissions: twice the sessions, so that the map never grows; none where no
@@ -240,10 +263,8 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         ownership,
         worker,
         delay,
-        Rng::new(rng.next_u64()),
+        HashKey::seeded(rng.next_u64()),
     )?;
-    let mut counters = Counters::default();
-    counters.set(counters::port_blocks_total(0), u64::from(blocks.owned));
     let mut nat64 = Nat64 {
         pref64_first: config.pref64.first().copied().unwrap_or(Pref64::WELL_KNOWN),
         rules: siit::Rules::new(config),
@@ -255,14 +276,19 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         blocks,
         subscribers: Subscribers::new(*subscribers, settings.key),
         permissions: HashMap::with_capacity(permissions(config, sizes.sessions)),
-        counters,
+        counters: Counters::default(),
         events: VecDeque::with_capacity(EVENTS_MAX),
         error_budget: ErrorBudget::new(config.icmp_error_rate_max),
         clears: VecDeque::new(),
+        cuts: VecDeque::new(),
+        tops: VecDeque::new(),
         outbox: Outbox::new(),
         fragments: Fragments::new(),
         syn_hold: SynHold::new(),
+        classes: Classes::new(config),
+        class_generation: 0,
         block_idle_ticks: ticks(config.subscriber.block_idle),
+        block_active_ticks: config.subscriber.block_active.map(ticks),
         log_sessions: settings.log_sessions,
         relog: Relog::default(),
         refuse_new: false,
@@ -271,6 +297,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         places: Places::new(),
         config: Arc::clone(config),
     };
+    nat64.count_blocks();
     nat64.add_static_entries();
     Ok(nat64)
 }
@@ -284,6 +311,8 @@ impl Nat64 {
             if let Some(block) = self.pool.block(entry.v4.ip, entry.v4.port) {
                 self.blocks.reserve(block, entry.protocol, entry.v4.port);
             }
+        }
+        for entry in &config.static_bib {
             let Some(slot) = self.pool.slot(entry.v4.ip) else {
                 continue;
             };
@@ -292,12 +321,10 @@ impl Nat64 {
             }
             let prefix = self.ownership.subscriber_prefix(entry.v6.ip);
             let known = self.subscribers.find(prefix);
-            let Some(subscriber) = known.or_else(|| self.subscribers.add(prefix)) else {
+            let now = crate::clock::Tick(0);
+            let Some(subscriber) = known.or_else(|| self.add_subscriber(prefix, now)) else {
                 continue;
             };
-            if known.is_none() {
-                self.counters.add(counters::subscribers(0), 1);
-            }
             if self
                 .table
                 .add_bib(entry.v6, entry.v4, slot, entry.protocol, subscriber, true)

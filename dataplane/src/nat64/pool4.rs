@@ -1,8 +1,15 @@
-//! The IPv4 pool: which addresses and ports there are, cut into blocks. Immutable and shared.
+//! The IPv4 pools: which addresses and ports there are, cut into blocks. Immutable and shared.
+//!
+//! Every address has a place (its slot) and every slot the same number of block numbers, so that
+//! numbers stay what they are when addresses come and go: [`PoolMap::changed`] makes the map of a
+//! new configuration, in which what was there before keeps its place.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
-use crate::config::{Nat64Config, Pool4Prefix};
+use super::deterministic::Deterministic;
+use crate::config::{Nat64Config, POOLS_MAX, Pool4Prefix};
 
 /// The place of a pool address, from 0.
 pub type Slot = u32;
@@ -10,15 +17,98 @@ pub type Slot = u32;
 /// The number of a port block over the whole pool, from 1; 0 is none.
 pub type BlockId = u32;
 
-#[derive(Debug, Clone, Copy)]
+/// Addresses for each worker of a pool from which on whole addresses are owned rather than blocks
+/// of them.
+const ADDRESSES_PER_WORKER_MIN: u32 = 4;
+
+/// Places kept for addresses that a reload adds, at least.
+const SPARE_SLOTS_MIN: u32 = 8;
+
+/// How far an address takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressState {
+    /// Its blocks are given out.
+    Open,
+    /// Blocks that are held are kept; no others are given out.
+    Draining,
+    /// No longer configured: what is left of it is cut.
+    Closed,
+}
+
+impl AddressState {
+    /// The word on the command line and in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AddressState::Open => "open",
+            AddressState::Draining => "draining",
+            AddressState::Closed => "closed",
+        }
+    }
+}
+
+/// What addresses of a range have in common besides their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Layout {
+    /// Ports of block number 0 begin here.
+    phase: u16,
+    /// First block number and count: all that may be held.
+    blocks: (u32, u32),
+    /// Of these, those that are given out.
+    open: (u32, u32),
+    state: AddressState,
+    shared_with_host: bool,
+    pool: u8,
+    exclude_ports: Vec<RangeInclusive<u16>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Range {
     first: u32,
     last: u32,
     slot: Slot,
-    port_first: u16,
-    blocks: u32,
-    block_first: BlockId,
-    shared_with_host: bool,
+    layout: Layout,
+}
+
+/// Why a new pool cannot take the place of the one in use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PoolChangeError {
+    /// More addresses than places were reserved for.
+    #[error(
+        "the pool would have {wanted} addresses, memory was reserved for {capacity} \
+         (dataplane.pool4_address_count_max): restart"
+    )]
+    Capacity {
+        /// Addresses of old and new together.
+        wanted: u32,
+        /// Places reserved at start.
+        capacity: u32,
+    },
+    /// Blocks would begin elsewhere.
+    #[error(
+        "the first port of {address} moves from {from} to {to}, which is no whole number of \
+         blocks of {block_size}: restart, or move it by a multiple"
+    )]
+    Phase {
+        /// The address.
+        address: Ipv4Addr,
+        /// First port now.
+        from: u16,
+        /// First port wanted.
+        to: u16,
+        /// Ports in a block.
+        block_size: u16,
+    },
+    /// Some worker would have nothing to give out.
+    #[error(
+        "pool {pool:?} would have too few addresses for {workers} workers, which divide them by \
+         address since the start: restart"
+    )]
+    TooFew {
+        /// The pool's name.
+        pool: String,
+        /// Number of workers.
+        workers: u8,
+    },
 }
 
 /// Addresses to places, ports to blocks.
@@ -27,58 +117,222 @@ pub struct PoolMap {
     ranges: Vec<Range>,
     /// The lowest and the highest address: nearly every peer is outside.
     hull: (u32, u32),
+    /// The address at each place, `None` where there is none.
+    addresses: Vec<Option<Ipv4Addr>>,
     block_size: u16,
-    slot_count: u32,
-    block_count: u32,
+    /// Block numbers of an address.
+    stride: u32,
+    slot_capacity: u32,
+    /// By pool: whether whole addresses are owned.
+    by_address: [bool; POOLS_MAX],
+    deterministic: Deterministic,
 }
 
 impl PoolMap {
-    /// Numbers the addresses and blocks of the configured pool. Ports behind the last whole block
-    /// are not used.
-    pub fn new(config: &Nat64Config) -> PoolMap {
+    /// Numbers the addresses and blocks of the configured pools for `workers` workers. Ports
+    /// behind the last whole block are not used.
+    pub fn new(config: &Nat64Config, workers: u8) -> PoolMap {
         let block_size = config.subscriber.port_block_size;
+        let wanted = wanted(config);
+        let count: u32 = wanted.iter().map(|(first, last, _)| last - first + 1).sum();
+        let spare = SPARE_SLOTS_MIN.max(count / 4);
+        let capacity = config.pool4_address_count_max.unwrap_or(count + spare);
         let mut map = PoolMap {
             ranges: Vec::new(),
             hull: (u32::MAX, 0),
+            addresses: vec![None; count as usize],
             block_size,
-            slot_count: 0,
-            block_count: 0,
+            stride: (1 << 16) / u32::from(block_size),
+            slot_capacity: capacity.max(count),
+            by_address: [true; POOLS_MAX],
+            deterministic: Deterministic::default(),
         };
-        for prefix in &config.pool4 {
-            for (first, last) in included(prefix) {
-                map.add(prefix, first, last);
-            }
+        let mut slot = 0;
+        for (first, last, layout) in wanted {
+            map.add(first, last, slot, layout);
+            slot += last - first + 1;
         }
-        map.ranges.sort_unstable_by_key(|range| range.first);
+        map.finish();
+        for (pool, by_address) in map.by_address.iter_mut().enumerate() {
+            let addresses = count_of(&map.ranges, pool);
+            *by_address = addresses >= u32::from(workers.max(1)) * ADDRESSES_PER_WORKER_MIN;
+        }
+        map.deterministic = Deterministic::new(config, &map);
         map
     }
 
-    fn add(&mut self, prefix: &Pool4Prefix, first: u32, last: u32) {
-        let ports = u32::from(*prefix.ports.end()) - u32::from(*prefix.ports.start()) + 1;
-        let blocks = ports / u32::from(self.block_size);
-        let range = Range {
+    /// The map of a new configuration: what was there keeps its numbers, what is no longer
+    /// configured is closed. `is_empty` tells closed addresses of which nothing is held any
+    /// more: their places are free again.
+    ///
+    /// # Errors
+    /// What would need a restart.
+    pub fn changed(
+        &self,
+        config: &Nat64Config,
+        workers: u8,
+        is_empty: &dyn Fn(Ipv4Addr) -> bool,
+    ) -> Result<PoolMap, PoolChangeError> {
+        let mut wanted: BTreeMap<u32, Layout> = wanted(config)
+            .into_iter()
+            .flat_map(|(first, last, layout)| (first..=last).map(move |ip| (ip, layout.clone())))
+            .collect();
+        for range in &self.ranges {
+            for ip in range.first..=range.last {
+                let is_gone =
+                    range.layout.state == AddressState::Closed && is_empty(Ipv4Addr::from(ip));
+                match wanted.get_mut(&ip) {
+                    Some(layout) => self.join(ip, &range.layout, layout)?,
+                    None if is_gone => {}
+                    None => {
+                        let closed = Layout {
+                            state: AddressState::Closed,
+                            open: (0, 0),
+                            ..range.layout.clone()
+                        };
+                        wanted.insert(ip, closed);
+                    }
+                }
+            }
+        }
+        let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
+        if count > self.slot_capacity {
+            return Err(PoolChangeError::Capacity {
+                wanted: count,
+                capacity: self.slot_capacity,
+            });
+        }
+        let mut map = PoolMap {
+            ranges: Vec::new(),
+            addresses: vec![None; self.slot_capacity as usize],
+            ..self.clone()
+        };
+        let new = map.keep_places(self, wanted);
+        map.add_new(new);
+        map.finish();
+        map.check_shares(config, workers)?;
+        Ok(map)
+    }
+
+    /// Lets a block range of before go on beside the one of now.
+    fn join(&self, ip: u32, before: &Layout, now: &mut Layout) -> Result<(), PoolChangeError> {
+        if before.phase != now.phase {
+            let port = |layout: &Layout| {
+                let at = layout.blocks.0 * u32::from(self.block_size) + u32::from(layout.phase);
+                u16::try_from(at).unwrap_or(u16::MAX)
+            };
+            return Err(PoolChangeError::Phase {
+                address: Ipv4Addr::from(ip),
+                from: port(before),
+                to: port(now),
+                block_size: self.block_size,
+            });
+        }
+        let first = before.blocks.0.min(now.blocks.0);
+        let behind = (before.blocks.0 + before.blocks.1).max(now.blocks.0 + now.blocks.1);
+        now.blocks = (first, behind - first);
+        Ok(())
+    }
+
+    /// Puts what has a place there, and returns the rest.
+    fn keep_places(
+        &mut self,
+        before: &PoolMap,
+        wanted: BTreeMap<u32, Layout>,
+    ) -> Vec<(u32, Layout)> {
+        let mut new = Vec::new();
+        for (ip, layout) in wanted {
+            match before.slot(Ipv4Addr::from(ip)) {
+                Some(slot) => self.add(ip, ip, slot, layout),
+                None => new.push((ip, layout)),
+            }
+        }
+        new
+    }
+
+    fn add_new(&mut self, new: Vec<(u32, Layout)>) {
+        let is_free = |(slot, address): (u32, &Option<Ipv4Addr>)| address.is_none().then_some(slot);
+        let free: Vec<Slot> = (0..).zip(&self.addresses).filter_map(is_free).collect();
+        for ((ip, layout), slot) in new.into_iter().zip(free) {
+            self.add(ip, ip, slot, layout);
+        }
+    }
+
+    fn check_shares(&self, config: &Nat64Config, workers: u8) -> Result<(), PoolChangeError> {
+        for (pool, name) in config.pool_names.iter().enumerate() {
+            let by_address = self.by_address.get(pool) == Some(&true);
+            let open = self.ranges.iter().filter(|range| {
+                range.layout.state == AddressState::Open && usize::from(range.layout.pool) == pool
+            });
+            let mut served = vec![false; usize::from(workers)];
+            for range in open {
+                for slot in range.slot..=range.slot + (range.last - range.first) {
+                    served[slot as usize % usize::from(workers)] = true;
+                }
+            }
+            let is_used = served.iter().any(|&served| served);
+            if by_address && is_used && !served.iter().all(|&served| served) {
+                let pool = name.clone();
+                return Err(PoolChangeError::TooFew { pool, workers });
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, first: u32, last: u32, slot: Slot, layout: Layout) {
+        for ip in first..=last {
+            self.addresses[(slot + (ip - first)) as usize] = Some(Ipv4Addr::from(ip));
+        }
+        self.ranges.push(Range {
             first,
             last,
-            slot: self.slot_count,
-            port_first: *prefix.ports.start(),
-            blocks,
-            block_first: self.block_count + 1,
-            shared_with_host: prefix.shared_with_host,
+            slot,
+            layout,
+        });
+    }
+
+    /// Sorts the ranges and joins those that go on where another ends: one range needs no search.
+    fn finish(&mut self) {
+        self.ranges.sort_unstable_by_key(|range| range.first);
+        let mut joined: Vec<Range> = Vec::with_capacity(self.ranges.len());
+        for range in self.ranges.drain(..) {
+            if let Some(before) = joined.last_mut()
+                && before.last.checked_add(1) == Some(range.first)
+                && before.slot + (range.first - before.first) == range.slot
+                && before.layout == range.layout
+            {
+                before.last = range.last;
+            } else {
+                joined.push(range);
+            }
+        }
+        let ends = (joined.first(), joined.iter().map(|range| range.last).max());
+        self.hull = match ends {
+            (Some(first), Some(last)) => (first.first, last),
+            _ => (u32::MAX, 0),
         };
-        self.hull = (self.hull.0.min(first), self.hull.1.max(last));
-        self.slot_count += last - first + 1;
-        self.block_count += (last - first + 1) * blocks;
-        self.ranges.push(range);
+        self.ranges = joined;
     }
 
-    /// Number of addresses.
+    /// Places to look at for all addresses.
     pub fn slot_count(&self) -> u32 {
-        self.slot_count
+        u32::try_from(self.addresses.len()).unwrap_or(u32::MAX)
     }
 
-    /// Number of blocks over all addresses.
+    /// Places that are reserved.
+    pub fn slot_capacity(&self) -> u32 {
+        self.slot_capacity
+    }
+
+    /// Block numbers are at most this.
+    pub fn block_number_max(&self) -> u32 {
+        self.slot_capacity * self.stride
+    }
+
+    /// Blocks that are given out, over all addresses.
     pub fn block_count(&self) -> u32 {
-        self.block_count
+        let blocks = |range: &Range| (range.last - range.first + 1) * range.layout.open.1;
+        self.ranges.iter().map(blocks).sum()
     }
 
     /// Ports in a block.
@@ -86,13 +340,14 @@ impl PoolMap {
         self.block_size
     }
 
-    /// The most blocks that any address has.
-    pub fn blocks_per_address_max(&self) -> u32 {
-        self.ranges
-            .iter()
-            .map(|range| range.blocks)
-            .max()
-            .unwrap_or(0)
+    /// Block numbers of an address.
+    pub fn stride(&self) -> u32 {
+        self.stride
+    }
+
+    /// The deterministic sets of subscribers.
+    pub fn deterministic(&self) -> &Deterministic {
+        &self.deterministic
     }
 
     #[inline]
@@ -103,10 +358,7 @@ impl PoolMap {
     }
 
     fn range_of_slot(&self, slot: Slot) -> Option<&Range> {
-        self.ranges.iter().find(|range| {
-            slot.checked_sub(range.slot)
-                .is_some_and(|at| at <= range.last - range.first)
-        })
+        self.range_of(u32::from(self.address(slot)?))
     }
 
     /// Whether an address is in the pool.
@@ -116,7 +368,7 @@ impl PoolMap {
         (first..=last).contains(&u32::from(ip)) && self.slot(ip).is_some()
     }
 
-    /// The place of an address, if it is in the pool.
+    /// The place of an address, if it is in a pool.
     #[inline]
     pub fn slot(&self, ip: Ipv4Addr) -> Option<Slot> {
         let ip = u32::from(ip);
@@ -131,77 +383,222 @@ impl PoolMap {
 
     /// The address at a place.
     pub fn address(&self, slot: Slot) -> Option<Ipv4Addr> {
-        let range = self.range_of_slot(slot)?;
-        Some(Ipv4Addr::from(range.first + (slot - range.slot)))
+        *self.addresses.get(slot as usize)?
+    }
+
+    /// How far the address at a place takes part.
+    pub fn state(&self, slot: Slot) -> AddressState {
+        self.range_of_slot(slot)
+            .map_or(AddressState::Closed, |range| range.layout.state)
+    }
+
+    /// The pool that the address at a place is of.
+    pub fn pool_of(&self, slot: Slot) -> u8 {
+        self.range_of_slot(slot)
+            .map_or(0, |range| range.layout.pool)
     }
 
     /// The block that a port of an address lies in; `None` outside the dynamic ports.
     #[inline]
     pub fn block(&self, ip: Ipv4Addr, port: u16) -> Option<BlockId> {
         let ip = u32::from(ip);
-        let range = self.range_of(ip)?;
-        let block = u32::from(port.checked_sub(range.port_first)? / self.block_size);
-        (block < range.blocks)
-            .then(|| range.block_first + (ip - range.first) * range.blocks + block)
+        self.block_in(self.range_of(ip)?, ip, port)
+    }
+
+    #[inline]
+    fn block_in(&self, range: &Range, ip: u32, port: u16) -> Option<BlockId> {
+        let number = u32::from(port.checked_sub(range.layout.phase)? / self.block_size);
+        let (first, count) = range.layout.blocks;
+        (number.checked_sub(first)? < count)
+            .then(|| 1 + (range.slot + (ip - range.first)) * self.stride + number)
     }
 
     /// Whether all of the address is gate64's, or only the pool's ports.
     pub fn is_whole(&self, ip: Ipv4Addr) -> bool {
         self.range_of(u32::from(ip))
-            .is_some_and(|range| !range.shared_with_host)
+            .is_some_and(|range| !range.layout.shared_with_host)
     }
 
-    /// The blocks of an address: first number and how many.
-    pub fn blocks_of(&self, slot: Slot) -> Option<(BlockId, u32)> {
-        let range = self.range_of_slot(slot)?;
-        Some((
-            range.block_first + (slot - range.slot) * range.blocks,
-            range.blocks,
-        ))
+    /// Numbers of an address' blocks, those that are no longer given out included.
+    pub fn blocks_of(&self, slot: Slot) -> std::ops::Range<BlockId> {
+        self.span(slot, |layout| layout.blocks)
+    }
+
+    /// Numbers of an address' blocks that are given out.
+    pub fn open_blocks_of(&self, slot: Slot) -> std::ops::Range<BlockId> {
+        self.span(slot, |layout| layout.open)
+    }
+
+    fn span(&self, slot: Slot, of: fn(&Layout) -> (u32, u32)) -> std::ops::Range<BlockId> {
+        let (first, count) = self
+            .range_of_slot(slot)
+            .map_or((0, 0), |range| of(&range.layout));
+        let start = 1 + slot * self.stride + first;
+        start..start + count
+    }
+
+    /// Whether a block may be given out.
+    pub fn is_open(&self, block: BlockId) -> bool {
+        self.open_blocks_of(self.slot_of(block)).contains(&block)
+    }
+
+    /// The place of a block's address.
+    #[inline]
+    pub fn slot_of(&self, block: BlockId) -> Slot {
+        block.saturating_sub(1) / self.stride
     }
 
     /// Address, its place and first port of a block.
     pub fn block_start(&self, block: BlockId) -> Option<(Ipv4Addr, Slot, u16)> {
-        let range = self.ranges.iter().find(|range| {
-            let all = (range.last - range.first + 1) * range.blocks;
-            block
-                .checked_sub(range.block_first)
-                .is_some_and(|at| at < all)
-        })?;
-        let at = block - range.block_first;
-        let address = at / range.blocks;
-        let port = u32::from(range.port_first) + at % range.blocks * u32::from(self.block_size);
-        Some((
-            Ipv4Addr::from(range.first + address),
-            range.slot + address,
-            u16::try_from(port).ok()?,
-        ))
+        let number = block.checked_sub(1)?;
+        let slot = number / self.stride;
+        let address = self.address(slot)?;
+        let range = self.range_of(u32::from(address))?;
+        let (first, count) = range.layout.blocks;
+        if (number % self.stride).checked_sub(first)? >= count {
+            return None;
+        }
+        let port = number % self.stride * u32::from(self.block_size);
+        let port = u16::try_from(port).ok()?.checked_add(range.layout.phase)?;
+        Some((address, slot, port))
+    }
+
+    /// Ports of a block that are never given out, as offsets from its first.
+    pub fn excluded_in(&self, block: BlockId) -> impl Iterator<Item = u16> {
+        let start = self.block_start(block);
+        let range = start.and_then(|(ip, ..)| self.range_of(u32::from(ip)));
+        let first = start.map_or(0, |(_, _, port)| port);
+        let last = first + (self.block_size - 1);
+        let excluded = range.map_or(&[][..], |range| range.layout.exclude_ports.as_slice());
+        excluded
+            .iter()
+            .map(move |ports| *ports.start().max(&first)..=*ports.end().min(&last))
+            .flatten()
+            .map(move |port| port - first)
+    }
+
+    /// What the owner of a port goes by: the address where its pool is divided by address,
+    /// otherwise the block.
+    #[inline]
+    pub(super) fn owner_number(&self, ip: Ipv4Addr, port: u16) -> Option<u32> {
+        let ip = u32::from(ip);
+        let range = match self.ranges.as_slice() {
+            [only] if only.first <= ip && ip <= only.last => only,
+            _ => self.range_of(ip)?,
+        };
+        if self.by_address[usize::from(range.layout.pool)] {
+            Some(range.slot + (ip - range.first))
+        } else {
+            self.block_in(range, ip, port)
+        }
+    }
+
+    /// Whether the pool of the address at a place is divided by address.
+    pub(super) fn is_by_address(&self, slot: Slot) -> bool {
+        self.by_address[usize::from(self.pool_of(slot))]
+    }
+
+    /// Whether every pool is divided by address.
+    pub(super) fn all_by_address(&self) -> bool {
+        let is_by_address = |range: &Range| self.by_address[usize::from(range.layout.pool)];
+        self.deterministic.is_empty() && self.ranges.iter().all(is_by_address)
+    }
+
+    /// The places of a pool's addresses that are not closed, in the order of the addresses.
+    pub fn slots_of_pool(&self, pool: u8) -> impl Iterator<Item = Slot> {
+        self.ranges
+            .iter()
+            .filter(move |range| {
+                range.layout.pool == pool && range.layout.state != AddressState::Closed
+            })
+            .flat_map(|range| range.slot..=range.slot + (range.last - range.first))
+    }
+
+    /// Addresses that take part or did, with how far.
+    pub fn addresses(&self) -> impl Iterator<Item = (Ipv4Addr, AddressState)> {
+        self.ranges.iter().flat_map(|range| {
+            (range.first..=range.last).map(|ip| (Ipv4Addr::from(ip), range.layout.state))
+        })
     }
 }
 
-/// The prefix's addresses without the excluded ones, as ranges.
-fn included(prefix: &Pool4Prefix) -> Vec<(u32, u32)> {
+fn count_of(ranges: &[Range], pool: usize) -> u32 {
+    ranges
+        .iter()
+        .filter(|range| usize::from(range.layout.pool) == pool)
+        .map(|range| range.last - range.first + 1)
+        .sum()
+}
+
+/// The configured addresses, as ranges with one layout each.
+fn wanted(config: &Nat64Config) -> Vec<(u32, u32, Layout)> {
+    let block_size = config.subscriber.port_block_size;
+    let mut wanted = Vec::new();
+    for prefix in &config.pool4 {
+        let ports = u32::from(*prefix.ports.end()) - u32::from(*prefix.ports.start()) + 1;
+        let blocks = (
+            u32::from(prefix.ports.start() / block_size),
+            ports / u32::from(block_size),
+        );
+        let layout = Layout {
+            phase: prefix.ports.start() % block_size,
+            blocks,
+            open: blocks,
+            state: AddressState::Open,
+            shared_with_host: prefix.shared_with_host,
+            pool: prefix.pool,
+            exclude_ports: prefix.exclude_ports.clone(),
+        };
+        for (first, last, is_draining) in included(prefix) {
+            let layout = match is_draining {
+                false => layout.clone(),
+                true => Layout {
+                    open: (0, 0),
+                    state: AddressState::Draining,
+                    ..layout.clone()
+                },
+            };
+            wanted.push((first, last, layout));
+        }
+    }
+    wanted
+}
+
+/// The prefix's addresses without the excluded ones, as ranges; those being drained apart.
+fn included(prefix: &Pool4Prefix) -> Vec<(u32, u32, bool)> {
     let first = u32::from(prefix.address);
     let size = 1u64 << (32 - u32::from(prefix.length.min(32)));
     let last = u32::try_from(u64::from(first) + size - 1).unwrap_or(u32::MAX);
-    let mut excluded: Vec<u32> = prefix.exclude.iter().map(|&ip| u32::from(ip)).collect();
-    excluded.retain(|ip| (first..=last).contains(ip));
-    excluded.sort_unstable();
-    excluded.dedup();
+    let within = |list: &[Ipv4Addr]| -> Vec<u32> {
+        let all = list.iter().map(|&ip| u32::from(ip));
+        all.filter(|ip| (first..=last).contains(ip)).collect()
+    };
+    let excluded = within(&prefix.exclude);
+    let drained = within(&prefix.drain);
+    let mut apart: Vec<(u32, bool)> = excluded.iter().map(|&ip| (ip, true)).collect();
+    apart.extend(drained.iter().map(|&ip| (ip, false)));
+    // One that is both is excluded.
+    apart.sort_unstable_by_key(|&(ip, is_excluded)| (ip, !is_excluded));
+    apart.dedup_by_key(|&mut (ip, _)| ip);
     let mut ranges = Vec::new();
     let mut from = u64::from(first);
-    for ip in excluded {
+    for (ip, is_excluded) in apart {
         if from < u64::from(ip) {
-            ranges.push((from, u64::from(ip) - 1));
+            ranges.push((from, u64::from(ip) - 1, false));
+        }
+        if !is_excluded {
+            ranges.push((u64::from(ip), u64::from(ip), true));
         }
         from = u64::from(ip) + 1;
     }
     if from <= u64::from(last) {
-        ranges.push((from, u64::from(last)));
+        ranges.push((from, u64::from(last), false));
     }
     ranges
         .into_iter()
-        .filter_map(|(a, b)| Some((u32::try_from(a).ok()?, u32::try_from(b).ok()?)))
+        .filter_map(|(a, b, drained)| {
+            Some((u32::try_from(a).ok()?, u32::try_from(b).ok()?, drained))
+        })
         .collect()
 }
 
@@ -210,50 +607,141 @@ mod tests {
     use super::*;
     use crate::config::SubscriberLimits;
 
-    fn map(prefixes: Vec<Pool4Prefix>) -> PoolMap {
-        PoolMap::new(&Nat64Config {
+    fn config(prefixes: Vec<Pool4Prefix>) -> Nat64Config {
+        Nat64Config {
             pool4: prefixes,
             subscriber: SubscriberLimits {
                 port_block_size: 512,
                 ..SubscriberLimits::default()
             },
             ..Nat64Config::default()
-        })
+        }
     }
 
     fn prefix(address: [u8; 4], length: u8, exclude: &[[u8; 4]]) -> Pool4Prefix {
         Pool4Prefix {
             address: address.into(),
             length,
-            ports: 1024..=65535,
             exclude: exclude.iter().map(|&ip| ip.into()).collect(),
-            shared_with_host: false,
+            ..Pool4Prefix::default()
         }
     }
 
-    #[test]
-    fn numbers_go_there_and_back() {
-        let map = map(vec![
-            prefix([203, 0, 113, 0], 29, &[[203, 0, 113, 0], [203, 0, 113, 4]]),
-            prefix([192, 0, 2, 9], 32, &[]),
-        ]);
-        assert_eq!(map.slot_count(), 7);
-        assert_eq!(map.block_count(), 7 * 126);
-        for slot in 0..7 {
-            let ip = map.address(slot).unwrap();
+    fn check_numbers(map: &PoolMap) {
+        for slot in 0..map.slot_count() {
+            let Some(ip) = map.address(slot) else {
+                continue;
+            };
             assert_eq!(map.slot(ip), Some(slot));
-            let (first, count) = map.blocks_of(slot).unwrap();
-            for block in first..first + count {
+            for block in map.blocks_of(slot) {
                 let (address, at, port) = map.block_start(block).unwrap();
                 assert_eq!((address, at), (ip, slot));
                 assert_eq!(map.block(ip, port), Some(block));
                 assert_eq!(map.block(ip, port + 511), Some(block));
             }
         }
+    }
+
+    #[test]
+    fn numbers_go_there_and_back() {
+        let map = PoolMap::new(
+            &config(vec![
+                prefix([203, 0, 113, 0], 29, &[[203, 0, 113, 0], [203, 0, 113, 4]]),
+                prefix([192, 0, 2, 9], 32, &[]),
+            ]),
+            1,
+        );
+        assert_eq!(map.slot_count(), 7);
+        assert_eq!(map.block_count(), 7 * 126);
+        check_numbers(&map);
         assert_eq!(map.slot([203, 0, 113, 4].into()), None);
         assert_eq!(map.slot([192, 0, 2, 8].into()), None);
         assert_eq!(map.block([192, 0, 2, 9].into(), 1023), None);
         assert_eq!(map.block_start(0), None);
-        assert_eq!(map.block_start(7 * 126 + 1), None);
+        assert_eq!(map.block_start(map.block_number_max() + 1), None);
+    }
+
+    #[test]
+    fn what_stays_keeps_its_numbers_when_addresses_come_and_go() {
+        let before = PoolMap::new(&config(vec![prefix([203, 0, 113, 0], 30, &[])]), 1);
+        let stays: Ipv4Addr = [203, 0, 113, 2].into();
+        let goes: Ipv4Addr = [203, 0, 113, 1].into();
+        let new = config(vec![
+            prefix([203, 0, 113, 0], 30, &[[203, 0, 113, 1]]),
+            prefix([192, 0, 2, 0], 31, &[]),
+        ]);
+        let after = before.changed(&new, 1, &|_| false).unwrap();
+        assert_eq!(after.slot(stays), before.slot(stays));
+        assert_eq!(after.block(stays, 5000), before.block(stays, 5000));
+        assert_eq!(after.state(after.slot(goes).unwrap()), AddressState::Closed);
+        assert!(after.open_blocks_of(after.slot(goes).unwrap()).is_empty());
+        assert_eq!(after.block(goes, 5000), before.block(goes, 5000));
+        assert_eq!(after.block_count(), 5 * 126);
+        check_numbers(&after);
+        // Nothing is left on it: its place goes to another address.
+        let more = config(vec![
+            prefix([203, 0, 113, 0], 30, &[[203, 0, 113, 1]]),
+            prefix([192, 0, 2, 0], 29, &[]),
+        ]);
+        let last = after.changed(&more, 1, &|ip| ip == goes).unwrap();
+        assert_eq!(last.slot(goes), None);
+        assert_eq!(last.block_count(), 11 * 126);
+        check_numbers(&last);
+        let too_many = config(vec![prefix([192, 0, 2, 0], 28, &[])]);
+        let error = last.changed(&too_many, 1, &|_| false).unwrap_err();
+        assert!(matches!(
+            error,
+            PoolChangeError::Capacity { capacity: 12, .. }
+        ));
+    }
+
+    #[test]
+    fn ports_grow_and_shrink_by_whole_blocks() {
+        let with = |ports| {
+            config(vec![Pool4Prefix {
+                ports,
+                ..prefix([192, 0, 2, 1], 32, &[])
+            }])
+        };
+        let before = PoolMap::new(&with(2048..=4095), 1);
+        let ip: Ipv4Addr = [192, 0, 2, 1].into();
+        let grown = before.changed(&with(1024..=5119), 1, &|_| false).unwrap();
+        assert_eq!(grown.block(ip, 2048), before.block(ip, 2048));
+        assert_eq!(grown.block_count(), 8);
+        let shrunk = before.changed(&with(3072..=4095), 1, &|_| false).unwrap();
+        assert_eq!(shrunk.block_count(), 2);
+        let gone = shrunk.block(ip, 2048).unwrap();
+        assert!(!shrunk.is_open(gone) && shrunk.is_open(gone + 2));
+        let error = before
+            .changed(&with(2049..=4095), 1, &|_| false)
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            PoolChangeError::Phase {
+                from: 2048,
+                to: 2049,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn drained_addresses_and_excluded_ports_are_not_given_out() {
+        let map = PoolMap::new(
+            &config(vec![Pool4Prefix {
+                drain: vec![[192, 0, 2, 1].into()],
+                exclude_ports: vec![5060..=5061, 5119..=5130],
+                ..prefix([192, 0, 2, 0], 30, &[])
+            }]),
+            1,
+        );
+        let slot = map.slot([192, 0, 2, 1].into()).unwrap();
+        assert_eq!(map.state(slot), AddressState::Draining);
+        assert_eq!(map.block_count(), 3 * 126);
+        let block = map.block([192, 0, 2, 0].into(), 5060).unwrap();
+        let excluded: Vec<u16> = map.excluded_in(block).collect();
+        assert_eq!(excluded, [5060 - 4608, 5061 - 4608, 5119 - 4608]);
+        assert_eq!(map.excluded_in(block + 1).count(), 11);
+        assert_eq!(map.excluded_in(block + 2).count(), 0);
     }
 }

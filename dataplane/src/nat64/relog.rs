@@ -65,7 +65,7 @@ impl Nat64 {
         if self.relog.interval == 0 || self.relog.caught_up == tick {
             return;
         }
-        let count = self.pool.block_count();
+        let count = self.pool.block_number_max();
         let due = self.relog.due(tick, count);
         for _ in 0..BLOCKS_PER_TURN {
             if self.relog.done >= due {
@@ -86,8 +86,10 @@ impl Nat64 {
     }
 
     fn tell_again(&mut self, block: BlockId, now: Instant) {
-        let subscriber = self.blocks.get(block).subscriber;
-        if subscriber != 0 {
+        let record = self.blocks.get(block);
+        let subscriber = record.subscriber;
+        // Who has a block by calculation has it always.
+        if subscriber != 0 && !record.is_fixed() {
             let prefix = self.subscribers.get(subscriber).address();
             let event = self.block_event(block, prefix, now);
             self.tell(Event::BlockLive(event));

@@ -4,8 +4,8 @@ use std::net::Ipv6Addr;
 
 use hashbrown::HashTable;
 
+use super::class::Class;
 use super::pool4::{BlockId, Slot};
-use crate::config::SubscriberLimits;
 use crate::memory::HashKey;
 use crate::verdict::DropReason;
 
@@ -18,8 +18,16 @@ pub struct Subscriber {
     pub slot: Option<Slot>,
     /// Its newest block, 0 for none; the others follow.
     pub first_block: BlockId,
-    /// Blocks it holds.
+    /// Blocks it holds, those that it has by calculation not counted.
     pub block_count: u16,
+    /// Blocks that it has by calculation.
+    pub fixed_count: u16,
+    /// Its class.
+    pub class: u16,
+    /// Number of the configuration that the class was found in.
+    pub class_generation: u32,
+    /// Ports mapped at present, by protocol, those of static entries not counted.
+    pub ports: [u32; 3],
     /// Sessions at present.
     pub session_count: u32,
     /// BIB entries at present, static ones included.
@@ -140,6 +148,10 @@ impl Subscriber {
             slot: None,
             first_block: 0,
             block_count: 0,
+            fixed_count: 0,
+            class: 0,
+            class_generation: 0,
+            ports: [0; 3],
             session_count: 0,
             bib_count: 0,
             refusals: 0,
@@ -149,19 +161,27 @@ impl Subscriber {
         }
     }
 
+    /// Ports mapped at present, over all protocols.
+    #[inline]
+    pub fn ports_total(&self) -> u32 {
+        self.ports.iter().sum()
+    }
+
     /// The prefix as an address.
     pub fn address(&self) -> Ipv6Addr {
         Ipv6Addr::from(self.prefix)
     }
 
     /// Whether it may open one more session now (RFC 6888 REQ-4 and REQ-5); counts it against
-    /// the rate if so.
+    /// the rate if so. `is_essential`: the destination port is one that the reserve is for.
     pub fn may_open_session(
         &mut self,
-        limits: &SubscriberLimits,
+        class: &Class,
+        is_essential: bool,
         now_ms: u64,
     ) -> Result<(), DropReason> {
-        if self.session_count >= limits.session_count_max {
+        let limits = &class.limits;
+        if self.session_count >= class.usable(limits.session_count_max, is_essential) {
             return Err(DropReason::SubscriberSessions);
         }
         let Some(rate) = limits.session_rate_max else {
@@ -188,7 +208,9 @@ impl Subscriber {
 
 #[cfg(test)]
 mod tests {
+    use super::super::class::Classes;
     use super::*;
+    use crate::config::{Nat64Config, SubscriberLimits};
 
     #[test]
     fn added_found_and_forgotten() {
@@ -208,12 +230,16 @@ mod tests {
 
     #[test]
     fn rate_is_a_second_of_burst_and_then_the_rate() {
-        let limits = SubscriberLimits {
-            session_rate_max: Some(10),
-            ..SubscriberLimits::default()
-        };
+        let classes = Classes::new(&Nat64Config {
+            subscriber: SubscriberLimits {
+                session_rate_max: Some(10),
+                ..SubscriberLimits::default()
+            },
+            ..Nat64Config::default()
+        });
+        let class = classes.get(0);
         let mut one = Subscriber::empty(0);
-        let open = |one: &mut Subscriber, at| one.may_open_session(&limits, at).is_ok();
+        let open = |one: &mut Subscriber, at| one.may_open_session(class, false, at).is_ok();
         assert_eq!((0..20).filter(|_| open(&mut one, 5000)).count(), 10);
         assert_eq!((0..20).filter(|_| open(&mut one, 5500)).count(), 5);
         assert_eq!((0..20).filter(|_| open(&mut one, 60_000)).count(), 10);

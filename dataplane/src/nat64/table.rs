@@ -105,6 +105,8 @@ const _: () = assert!(size_of::<BibEntry>() == 64);
 
 const FLAG_LIVE: u8 = 1;
 const FLAG_STATIC: u8 = 2;
+/// Its first session was cut: the wheel still refers to it.
+const FLAG_AWAITED: u8 = 4;
 
 // SAFETY: integers and arrays of them.
 #[allow(unsafe_code)]
@@ -647,9 +649,58 @@ impl Table {
         debug_assert!(found, "every live BIB entry is indexed");
         self.ports[PortPlace::of(entry.slot, entry.v4_port, entry.protocol()).0] = 0;
         let entry = &mut self.bibs[bib as usize];
-        entry.flags = 0;
-        entry.subscriber = self.bib_free;
+        entry.flags &= FLAG_AWAITED;
+        if entry.flags == 0 {
+            self.free_bib(bib);
+        }
+    }
+
+    fn free_bib(&mut self, bib: u32) {
+        self.bibs[bib as usize].subscriber = self.bib_free;
         self.bib_free = bib;
+    }
+
+    /// Takes a session out before the wheel's visit. Its number is not used again before
+    /// [`Table::let_go`].
+    pub fn cut_session(&mut self, at: SessionRef) {
+        match at {
+            SessionRef::First(bib) => {
+                let entry = &mut self.bibs[bib as usize];
+                entry.session = Session::default();
+                entry.flags |= FLAG_AWAITED;
+            }
+            SessionRef::Extra { extra, bib } => {
+                self.forget_extra(extra, bib);
+                self.extras[extra as usize].bib = 0;
+            }
+        }
+        self.session_count -= 1;
+    }
+
+    /// The wheel no longer refers to what this names; true if it was cut, and so is no session.
+    pub fn let_go(&mut self, due: WheelRef) -> bool {
+        match due {
+            WheelRef::First(bib) => {
+                let entry = &mut self.bibs[bib as usize];
+                if entry.flags & FLAG_AWAITED == 0 {
+                    return false;
+                }
+                entry.flags &= !FLAG_AWAITED;
+                if entry.flags == 0 {
+                    self.free_bib(bib);
+                }
+                true
+            }
+            WheelRef::Extra(extra) => {
+                if self.extras[extra as usize].session.state != 0 {
+                    return false;
+                }
+                self.extras[extra as usize].bib = self.extra_free;
+                self.extra_free = extra;
+                true
+            }
+            WheelRef::Block(_) => false,
+        }
     }
 
     /// Makes a session of a BIB entry and has the wheel visit it.
@@ -716,22 +767,23 @@ impl Table {
         match at {
             SessionRef::First(bib) => self.bibs[bib as usize].session = Session::default(),
             SessionRef::Extra { extra, bib } => {
-                let session = self.extras[extra as usize].session;
-                let probe = self.by_session.probe(self.key.session(
-                    bib,
-                    session.remote,
-                    session.remote_port,
-                ));
-                let found = self.by_session.remove(probe, extra);
-                debug_assert!(found, "every further session is indexed");
-                self.bibs[bib as usize].extra_count -= 1;
-                let gone = &mut self.extras[extra as usize];
-                gone.session = Session::default();
-                gone.bib = self.extra_free;
+                self.forget_extra(extra, bib);
+                self.extras[extra as usize].bib = self.extra_free;
                 self.extra_free = extra;
             }
         }
         self.session_count -= 1;
+    }
+
+    fn forget_extra(&mut self, extra: u32, bib: u32) {
+        let session = self.extras[extra as usize].session;
+        let probe =
+            self.by_session
+                .probe(self.key.session(bib, session.remote, session.remote_port));
+        let found = self.by_session.remove(probe, extra);
+        debug_assert!(found, "every further session is indexed");
+        self.bibs[bib as usize].extra_count -= 1;
+        self.extras[extra as usize].session = Session::default();
     }
 
     /// Marks a session as over; the wheel's next visit, within TCP_TRANS, removes it.

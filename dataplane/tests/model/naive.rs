@@ -18,10 +18,11 @@ pub const PORTS: RangeInclusive<u16> = 1024..=1151;
 pub const BLOCK_SIZE: u16 = 64;
 pub const BLOCKS_MAX: u16 = 2;
 pub const SUBSCRIBER_SESSIONS_MAX: u32 = 140;
-pub const BLOCK_IDLE: Duration = Duration::from_secs(300);
+/// Shorter than ports rest: a block that went back is not at once to be had.
+pub const BLOCK_IDLE: Duration = Duration::from_secs(60);
 const REUSE_DELAY: Duration = Duration::from_secs(120);
-const ADDRESSES: usize = 2;
-const BLOCKS_PER_ADDRESS: usize = 2;
+const ADDRESSES: u32 = 2;
+const BLOCKS_PER_ADDRESS: u16 = 2;
 const HELD_PER_DESTINATION_MAX: usize = 8;
 
 /// What became of a packet.
@@ -556,6 +557,9 @@ impl Naive {
                 if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
                     return Err(format!("{v4:?}: a new block although {key:?} has ports"));
                 }
+                if !self.has_rested(block_of(v4), tick, ticks(REUSE_DELAY)) {
+                    return Err(format!("{v4:?}: a block of which ports still rest"));
+                }
                 let block = Block {
                     subscriber,
                     empty_since: tick,
@@ -586,6 +590,21 @@ impl Naive {
         })
     }
 
+    /// Whether no port of a block was freed in the last so many ticks.
+    fn has_rested(&self, (ip, number): BlockKey, tick: u32, least: u32) -> bool {
+        let first = PORTS.start() + number * BLOCK_SIZE;
+        let ports = (first..first + BLOCK_SIZE).flat_map(|port| {
+            let v4 = TransportAddr4 { ip, port };
+            Protocol::ALL.map(|protocol| self.freed.get(&(protocol, v4)))
+        });
+        ports.flatten().all(|&freed| tick - freed >= least)
+    }
+
+    /// Whether a block surely is to be had: two reuse delays after a port was freed, none rests.
+    fn is_free(&self, key: BlockKey, tick: u32) -> bool {
+        !self.blocks.contains_key(&key) && self.has_rested(key, tick, 2 * ticks(REUSE_DELAY))
+    }
+
     /// A mapping was refused: it has to be impossible.
     fn check_exhausted(
         &self,
@@ -597,13 +616,16 @@ impl Naive {
         if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
             return Err(format!("refused although block {key:?} has ports"));
         }
-        let free = match mine.first() {
-            _ if mine.len() >= usize::from(BLOCKS_MAX) => 0,
-            Some(&(ip, _)) => {
-                let taken = self.blocks.keys().filter(|key| key.0 == ip).count();
-                BLOCKS_PER_ADDRESS - taken
-            }
-            None => ADDRESSES * BLOCKS_PER_ADDRESS - self.blocks.len(),
+        let all = (0..ADDRESSES).flat_map(|address| {
+            let ip = Ipv4Addr::from(u32::from(POOL_FIRST) + address);
+            (0..BLOCKS_PER_ADDRESS).map(move |number| (ip, number))
+        });
+        let may_have = |key: &BlockKey| mine.first().is_none_or(|one| one.0 == key.0);
+        let free = match mine.len() >= usize::from(BLOCKS_MAX) {
+            true => 0,
+            false => all
+                .filter(|key| may_have(key) && self.is_free(*key, tick))
+                .count(),
         };
         if free > 0 {
             return Err(format!("refused although {free} blocks are free"));

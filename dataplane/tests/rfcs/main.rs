@@ -38,6 +38,7 @@ fn pool(address: Ipv4Addr, length: u8, ports: std::ops::RangeInclusive<u16>) -> 
         ports,
         exclude: vec![],
         shared_with_host: false,
+        ..Pool4Prefix::default()
     }
 }
 

@@ -66,6 +66,7 @@ pub fn config() -> Nat64Config {
             ports: 1024..=65535,
             exclude: vec![],
             shared_with_host: false,
+            ..Pool4Prefix::default()
         }],
         ..Nat64Config::default()
     }

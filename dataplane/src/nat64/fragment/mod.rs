@@ -84,6 +84,9 @@ impl Nat64 {
             return Err(DropReason::IcmpUntranslatable.into());
         }
         let target = self.pref64_of(facts.dst)?;
+        if self.classes.have_lists() {
+            self.check_destination(facts.src, target.1)?;
+        }
         let key = Key {
             src: facts.src.into(),
             dst: facts.dst.into(),
@@ -160,7 +163,7 @@ impl Nat64 {
     /// The worker that a fragment from IPv4 has to go to first, if it is not this one. Where
     /// workers own blocks of an address, only the first fragment tells the owner.
     fn gatherer(&self, facts: &Ipv4Facts, gathered: bool) -> Option<WorkerId> {
-        let worker = if self.ownership.is_by_address() {
+        let worker = if self.ownership.is_by_address(&self.pool) {
             self.ownership
                 .of_v4(&self.pool, facts.dst, 0, Protocol::Udp)
         } else if gathered {
@@ -310,6 +313,8 @@ impl Nat64 {
                 let reason = match refusal {
                     Refusal::Drop(reason) | Refusal::Reject(reason, _) => reason,
                     Refusal::Hold => DropReason::TcpIncomingSyn,
+                    // Decided for all fragments before they are followed.
+                    Refusal::Bypass => DropReason::FragmentUnmatched,
                 };
                 self.condemn(place, reason);
                 return Err(refusal);

@@ -1,0 +1,335 @@
+//! Changes of the pools while traffic flows: what a new configuration would take from whom,
+//! whether that may be, and the addresses that are being drained.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use gate64_dataplane::command::Command;
+use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
+use gate64_dataplane::nat64::pool4::{AddressState, PoolMap};
+
+use super::{Translator, lock};
+use crate::config::{Config, PoolRemoval};
+use crate::state::State;
+
+/// Addresses named in a message.
+const NAMED_MAX: usize = 8;
+
+/// An address that gets no new blocks.
+#[derive(Debug, Clone)]
+struct Drain {
+    since: Instant,
+    /// How it was, if the configuration no longer has it.
+    gone: Option<Pool4Prefix>,
+    is_cut: bool,
+}
+
+/// The addresses that are being drained.
+#[derive(Debug, Default)]
+pub(super) struct Drains {
+    all: Mutex<BTreeMap<Ipv4Addr, Drain>>,
+}
+
+/// What a new configuration does to the pools.
+#[derive(Debug)]
+pub(super) struct PoolChange {
+    /// The configuration with the addresses that go on being drained.
+    pub effective: Nat64Config,
+    /// Its numbering.
+    pub map: Arc<PoolMap>,
+    /// Held blocks by address that would have to be cut.
+    pub stranded: Vec<(Ipv4Addr, u32)>,
+    /// What happens to these.
+    pub removal: PoolRemoval,
+    /// Addresses that come new.
+    pub added: Vec<Ipv4Addr>,
+    /// Addresses that go.
+    pub removed: Vec<Ipv4Addr>,
+    /// Addresses that get no new blocks from now on.
+    pub draining: Vec<Ipv4Addr>,
+}
+
+impl PoolChange {
+    /// Why the change must not be, if it must not.
+    pub fn refusal(&self) -> Option<String> {
+        if self.stranded.is_empty() || self.removal != PoolRemoval::Refuse {
+            return None;
+        }
+        Some(format!(
+            "{} would be cut: {}. Name the addresses in `drain` first and remove them when they \
+             are empty, or set nat64.pool4_removal = \"drain\" or \"cut\"",
+            blocks_text(&self.stranded),
+            stranded_text(&self.stranded)
+        ))
+    }
+
+    /// What happens, line by line.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (what, addresses) in [
+            ("added", &self.added),
+            ("removed", &self.removed),
+            ("draining from now on", &self.draining),
+        ] {
+            if !addresses.is_empty() {
+                lines.push(format!("pool4: {what}: {}", addresses_text(addresses)));
+            }
+        }
+        if self.stranded.is_empty() {
+            return lines;
+        }
+        let (blocks, addresses) = (blocks_text(&self.stranded), stranded_text(&self.stranded));
+        lines.push(match self.removal {
+            PoolRemoval::Refuse => format!("pool4: refused: {blocks} in use: {addresses}"),
+            PoolRemoval::Drain => {
+                format!("pool4: {blocks} in use go on until the drain deadline: {addresses}")
+            }
+            PoolRemoval::Cut => format!("pool4: {blocks} in use are cut: {addresses}"),
+        });
+        lines
+    }
+}
+
+fn blocks_text(stranded: &[(Ipv4Addr, u32)]) -> String {
+    let blocks: u32 = stranded.iter().map(|(_, blocks)| blocks).sum();
+    let (a, b) = (plural(blocks as usize), stranded.len());
+    format!(
+        "{blocks} port block{a} of {b} address{}",
+        if b == 1 { "" } else { "es" }
+    )
+}
+
+fn stranded_text(stranded: &[(Ipv4Addr, u32)]) -> String {
+    let named = stranded.iter().take(NAMED_MAX);
+    let mut text: Vec<String> = named
+        .map(|(ip, blocks)| format!("{ip} ({blocks})"))
+        .collect();
+    if stranded.len() > NAMED_MAX {
+        text.push("…".to_owned());
+    }
+    text.join(", ")
+}
+
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+fn addresses_text(addresses: &[Ipv4Addr]) -> String {
+    let mut text: Vec<String> = addresses
+        .iter()
+        .take(NAMED_MAX)
+        .map(Ipv4Addr::to_string)
+        .collect();
+    if addresses.len() > NAMED_MAX {
+        text.push(format!("… ({} in all)", addresses.len()));
+    }
+    text.join(", ")
+}
+
+/// Works out what `nat64`, the translator's part of `config`, does to the pools in use. Asks
+/// workers, so it blocks.
+pub(super) fn plan(
+    state: &State,
+    translator: &Translator,
+    config: &Config,
+    nat64: &Nat64Config,
+) -> Result<PoolChange, String> {
+    let current = Arc::clone(lock(&translator.gateway).pool());
+    let removal = config.pool4_removal;
+    let mut effective = translator.drains.with_removed(nat64);
+    let mut map = numbered(state, &current, &effective)?;
+    let stranded = stranded(state, &map)?;
+    if removal == PoolRemoval::Drain && !stranded.is_empty() {
+        let old = super::nat64_config(&state.config.load()).map_err(|error| error.to_string())?;
+        let old = translator.drains.with_removed(&old);
+        for (ip, _) in &stranded {
+            keep_draining(&mut effective, &old, *ip);
+        }
+        map = numbered(state, &current, &effective)?;
+    }
+    let states = |map: &PoolMap| map.addresses().collect::<BTreeMap<_, _>>();
+    let (before, after) = (states(&current), states(&map));
+    let is = |states: &BTreeMap<Ipv4Addr, AddressState>, ip: &Ipv4Addr, wanted| {
+        states.get(ip).is_some_and(|state| *state == wanted)
+    };
+    let is_there = |states: &BTreeMap<Ipv4Addr, AddressState>, ip: &Ipv4Addr| {
+        states
+            .get(ip)
+            .is_some_and(|state| *state != AddressState::Closed)
+    };
+    let listed = |ip: &Ipv4Addr| is(&after, ip, AddressState::Draining);
+    let was_listed = |ip: &Ipv4Addr| is(&before, ip, AddressState::Draining);
+    Ok(PoolChange {
+        added: after
+            .keys()
+            .copied()
+            .filter(|ip| is_there(&after, ip) && !is_there(&before, ip))
+            .collect(),
+        removed: before
+            .keys()
+            .copied()
+            .filter(|ip| is_there(&before, ip) && !is_there(&after, ip))
+            .collect(),
+        draining: after
+            .keys()
+            .copied()
+            .filter(|ip| listed(ip) && !was_listed(ip))
+            .collect(),
+        effective,
+        map: Arc::new(map),
+        stranded,
+        removal,
+    })
+}
+
+fn numbered(state: &State, current: &PoolMap, nat64: &Nat64Config) -> Result<PoolMap, String> {
+    let workers = u8::try_from(state.workers.len()).unwrap_or(u8::MAX);
+    let closed: Vec<Ipv4Addr> = current
+        .addresses()
+        .filter(|(_, state)| *state == AddressState::Closed)
+        .map(|(ip, _)| ip)
+        .collect();
+    // Closed addresses were cut when they were closed: what is held there still is being cut.
+    let held = match closed.is_empty() {
+        true => Vec::new(),
+        false => stranded(state, current)?,
+    };
+    current
+        .changed(nat64, workers, &|ip| {
+            !held.iter().any(|(held, _)| *held == ip)
+        })
+        .map_err(|error| error.to_string())
+}
+
+/// Held blocks by address that `map` would not give out, but for those being drained.
+fn stranded(state: &State, map: &PoolMap) -> Result<Vec<(Ipv4Addr, u32)>, String> {
+    let map = Arc::new(map.clone());
+    let mut all = BTreeMap::new();
+    for worker in state.worker_ids() {
+        let rows = state
+            .ask_worker(worker, |reply| Command::Stranded {
+                pool: Arc::clone(&map),
+                reply,
+            })
+            .ok_or_else(|| format!("worker {} does not answer", worker.0))?;
+        for (ip, blocks) in rows {
+            let is_draining = map
+                .slot(ip)
+                .is_some_and(|slot| map.state(slot) == AddressState::Draining);
+            if !is_draining {
+                *all.entry(ip).or_insert(0) += blocks;
+            }
+        }
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// Lets an address go on as it was, without new blocks.
+fn keep_draining(effective: &mut Nat64Config, old: &Nat64Config, ip: Ipv4Addr) {
+    let holds = |prefix: &&Pool4Prefix| {
+        let differ = u32::from(ip) ^ u32::from(prefix.address);
+        differ.leading_zeros() >= u32::from(prefix.length) && !prefix.exclude.contains(&ip)
+    };
+    let Some(before) = old.pool4.iter().find(holds) else {
+        return;
+    };
+    // A range of ports that became smaller: the rest of the address goes on.
+    if effective.pool4.iter().any(|prefix| holds(&prefix)) {
+        return;
+    }
+    effective.pool4.push(Pool4Prefix {
+        address: ip,
+        length: 32,
+        exclude: Vec::new(),
+        drain: vec![ip],
+        ..before.clone()
+    });
+}
+
+impl Drains {
+    /// The configuration with the addresses that it no longer has, but which are being drained.
+    fn with_removed(&self, nat64: &Nat64Config) -> Nat64Config {
+        let mut effective = nat64.clone();
+        let configured = PoolMap::new(nat64, 1);
+        for (ip, drain) in &*self.lock() {
+            if let Some(gone) = &drain.gone
+                && !drain.is_cut
+                && configured.slot(*ip).is_none()
+            {
+                effective.pool4.push(gone.clone());
+            }
+        }
+        effective
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ipv4Addr, Drain>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which addresses are drained in a configuration that was taken over. `nat64` is what
+    /// the file has, `effective` what is in use.
+    pub fn note(&self, nat64: &Nat64Config, effective: &Nat64Config, now: Instant) {
+        let mut all = self.lock();
+        let before = std::mem::take(&mut *all);
+        for (number, prefix) in effective.pool4.iter().enumerate() {
+            let is_gone = number >= nat64.pool4.len();
+            for ip in &prefix.drain {
+                let known = before.get(ip);
+                all.insert(
+                    *ip,
+                    Drain {
+                        since: known.map_or(now, |drain| drain.since),
+                        gone: is_gone.then(|| prefix.clone()),
+                        is_cut: known.is_some_and(|drain| drain.is_cut),
+                    },
+                );
+            }
+        }
+    }
+
+    /// Addresses whose deadline has come, each once.
+    fn take_overdue(&self, deadline: Duration, now: Instant) -> Vec<Ipv4Addr> {
+        let mut all = self.lock();
+        let overdue = all
+            .iter_mut()
+            .filter(|(_, drain)| !drain.is_cut && now.duration_since(drain.since) >= deadline);
+        overdue
+            .map(|(ip, drain)| {
+                drain.is_cut = true;
+                *ip
+            })
+            .collect()
+    }
+}
+
+/// Cuts what is left of addresses whose deadline has come.
+pub(super) fn look_after(state: &State, translator: &Translator, now: Instant) {
+    let Some(deadline) = state.config.load().pool4_drain_deadline else {
+        return;
+    };
+    let overdue = translator.drains.take_overdue(deadline, now);
+    if !overdue.is_empty() {
+        tracing::warn!(
+            addresses = addresses_text(&overdue),
+            "drain deadline: what is left of these addresses is cut"
+        );
+        cut(state, &overdue);
+    }
+}
+
+/// Has the workers cut what these addresses hold besides what they still give out.
+pub(super) fn cut(state: &State, addresses: &[Ipv4Addr]) {
+    for worker in state.worker_ids() {
+        // Nobody waits for the number: the cut goes on by itself.
+        let (reply, _) = crossbeam::channel::bounded(1);
+        let command = Command::CutBlocks {
+            addresses: addresses.to_vec(),
+            reply,
+        };
+        if !(state.ask)(worker, command) {
+            tracing::error!(worker = worker.0, "takes no command: its part is not cut");
+        }
+    }
+}

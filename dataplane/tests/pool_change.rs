@@ -1,0 +1,217 @@
+//! Pools that change while traffic flows: what stays is not touched, what goes is cut whole.
+#![allow(missing_docs)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gate64_dataplane::command::{Command, Event};
+use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
+use gate64_dataplane::counters;
+use gate64_dataplane::memory::HashKey;
+use gate64_dataplane::nat64::plan::{Settings, Shared};
+use gate64_dataplane::nat64::pool4::PoolMap;
+use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
+use support::packets::{judged, udp4, udp6};
+use support::{Gateway, Outcome, SERVER, embedded};
+
+const STAYS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
+const GOES: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
+
+fn config(change: impl FnOnce(&mut Pool4Prefix)) -> Nat64Config {
+    let mut config = support::config();
+    let mut pool = Pool4Prefix {
+        address: STAYS,
+        length: 31,
+        ports: 1024..=2047,
+        ..Pool4Prefix::default()
+    };
+    change(&mut pool);
+    config.pool4 = vec![pool];
+    config.subscriber.port_block_size = 64;
+    config
+}
+
+fn host(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 7, number, 0, 0, 0, 1)
+}
+
+struct Bench {
+    gateway: Gateway,
+    pool: Arc<PoolMap>,
+    /// By host: where it is mapped.
+    mapped: BTreeMap<u16, (Ipv4Addr, u16)>,
+}
+
+impl Bench {
+    /// Ten subscribers with a mapping that has two sessions each.
+    fn new() -> Bench {
+        let settings = Settings {
+            key: HashKey::seeded(3),
+            seed: 3,
+            ..Settings::new(1, 100)
+        };
+        let shared = Shared::new(Arc::new(config(|_| {})), settings);
+        let mut bench = Bench {
+            gateway: Gateway::of_worker(&shared, WorkerId(0)),
+            pool: Arc::clone(&shared.pool),
+            mapped: BTreeMap::new(),
+        };
+        for number in 0..10 {
+            let mapped = bench.open(number, SERVER).unwrap();
+            assert_eq!(bench.open(number, OTHER_SERVER), Some(mapped));
+            bench.mapped.insert(number, mapped);
+        }
+        bench
+    }
+
+    fn open(&mut self, number: u16, server: Ipv4Addr) -> Option<(Ipv4Addr, u16)> {
+        let packet = udp6((host(number), 4000), (embedded(server), 9), b"x");
+        match self.gateway.put(Side::V6, &packet) {
+            Outcome::Sent(Side::V4, bytes) => match judged(&bytes) {
+                (IpAddr::V4(src), _, port, ..) => Some((src, port)),
+                _ => panic!("not translated"),
+            },
+            _ => None,
+        }
+    }
+
+    fn on(&self, address: Ipv4Addr) -> Vec<u16> {
+        let on = self.mapped.iter().filter(|(_, mapped)| mapped.0 == address);
+        on.map(|(number, _)| *number).collect()
+    }
+
+    fn change(&mut self, config: Nat64Config) -> Vec<(Ipv4Addr, u32)> {
+        let pool = self.pool.changed(&config, 1, &|_| false).unwrap();
+        let pool = Arc::new(pool);
+        let (reply, answer) = crossbeam::channel::bounded(1);
+        let command = Command::Stranded {
+            pool: Arc::clone(&pool),
+            reply,
+        };
+        self.gateway.nat64.command(command, self.gateway.now);
+        let command = Command::Reconfigure {
+            config: Arc::new(config),
+            pool: Arc::clone(&pool),
+        };
+        self.gateway.nat64.command(command, self.gateway.now);
+        self.pool = pool;
+        self.gateway.nat64.check_invariants();
+        answer.try_recv().unwrap()
+    }
+
+    fn cut(&mut self, address: Ipv4Addr) -> u64 {
+        let (reply, answer) = crossbeam::channel::bounded(1);
+        let command = Command::CutBlocks {
+            addresses: vec![address],
+            reply,
+        };
+        self.gateway.nat64.command(command, self.gateway.now);
+        self.gateway.advance(Duration::from_millis(250));
+        self.gateway.nat64.check_invariants();
+        answer.try_recv().unwrap()
+    }
+
+    /// Blocks allocated less blocks released, by the events.
+    fn held_by_events(&mut self) -> i64 {
+        let mut held = 0;
+        while let Some(event) = self.gateway.nat64.take_event() {
+            match event {
+                Event::BlockAllocated(_) => held += 1,
+                Event::BlockReleased(_) => held -= 1,
+                _ => {}
+            }
+        }
+        held
+    }
+
+    fn check_unharmed(&mut self) {
+        for number in self.on(STAYS) {
+            let to = self.mapped[&number];
+            self.gateway.v4(&udp4((SERVER, 9), to, b"still there"));
+            self.gateway
+                .v4(&udp4((OTHER_SERVER, 9), to, b"still there"));
+        }
+    }
+}
+
+#[test]
+fn a_removed_address_is_cut_and_its_subscribers_go_on_elsewhere() {
+    let mut bench = Bench::new();
+    let (gone, stay) = (bench.on(GOES), bench.on(STAYS));
+    assert!(gone.len() >= 3 && stay.len() >= 3, "spread over both");
+    let stranded = bench.change(config(|pool| pool.exclude = vec![GOES]));
+    assert_eq!(stranded, [(GOES, u32::try_from(gone.len()).unwrap())]);
+    assert_eq!(bench.cut(GOES), gone.len() as u64);
+    bench.check_unharmed();
+    let udp = gate64_wire::addr::Protocol::Udp;
+    assert_eq!(bench.gateway.sessions(udp), 2 * stay.len() as u64);
+    assert_eq!(bench.held_by_events(), i64::try_from(stay.len()).unwrap());
+    for number in gone {
+        let old = bench.mapped[&number];
+        let packet = udp4((SERVER, 9), old, b"late");
+        let late = bench.gateway.put(Side::V4, &packet);
+        assert_eq!(late, Outcome::Dropped(DropReason::NoBib));
+        let (ip, _) = bench.open(number, SERVER).expect("room elsewhere");
+        assert_eq!(ip, STAYS);
+    }
+    bench.gateway.nat64.check_invariants();
+    // The wheel lets go of what was cut, and of everything in the end.
+    bench.gateway.advance(Duration::from_secs(400));
+    bench.gateway.advance(Duration::from_secs(400));
+    assert_eq!(bench.gateway.count(counters::subscribers(0)), 0);
+    assert_eq!(bench.gateway.count(counters::port_blocks_used(0)), 0);
+    bench.gateway.nat64.check_invariants();
+    // All hundred sessions fit again: no number was lost.
+    bench.change(config(|_| {}));
+    for number in 0..16 {
+        for server in 0..6 {
+            let server = Ipv4Addr::new(198, 51, 100, server);
+            assert!(bench.open(number, server).is_some());
+        }
+    }
+    bench.gateway.nat64.check_invariants();
+}
+
+#[test]
+fn a_drained_address_keeps_what_it_has_and_gives_no_more() {
+    let mut bench = Bench::new();
+    let stranded = bench.change(config(|pool| pool.drain = vec![GOES]));
+    assert_eq!(stranded.len(), 1);
+    for number in bench.on(GOES) {
+        assert_eq!(bench.open(number, SERVER), Some(bench.mapped[&number]));
+    }
+    for number in 20..24 {
+        let (ip, _) = bench.open(number, SERVER).unwrap();
+        assert_eq!(ip, STAYS);
+    }
+    bench.check_unharmed();
+    bench.gateway.nat64.check_invariants();
+}
+
+#[test]
+fn ports_that_go_are_cut_and_ports_that_come_are_given_out() {
+    let mut bench = Bench::new();
+    let stranded = bench.change(config(|pool| pool.ports = 1024..=1151));
+    let outside: u32 = stranded.iter().map(|(_, blocks)| blocks).sum();
+    let beyond = bench.mapped.values().filter(|(_, port)| *port > 1151);
+    assert_eq!(outside as usize, beyond.count());
+    let cut = bench.cut(STAYS) + bench.cut(GOES);
+    assert_eq!(cut, u64::from(outside));
+    assert_eq!(
+        bench.gateway.count(counters::port_blocks_total(0)),
+        4,
+        "two blocks of each"
+    );
+    bench.change(config(|pool| pool.ports = 1024..=3071));
+    assert_eq!(bench.gateway.count(counters::port_blocks_total(0)), 64);
+    for number in 30..50 {
+        assert!(bench.open(number, SERVER).is_some());
+    }
+    bench.gateway.nat64.check_invariants();
+}
