@@ -13,7 +13,6 @@ use crate::api::model;
 use crate::cli::{ApiArgs, ClearArgs, ClearWhat, ExplainArgs, ShowArgs};
 use crate::exit::Failure;
 pub use connection::Connection;
-pub use show::{print, print_json};
 
 fn finish(done: Result<(), Failure>) -> ExitCode {
     match done {

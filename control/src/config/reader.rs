@@ -85,6 +85,11 @@ impl<'a, 'i> Table<'a, 'i> {
         self.span.clone()
     }
 
+    /// Dotted name of the table.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Dotted name of a key of this table.
     pub fn key(&self, name: &str) -> String {
         match self.path.as_str() {
