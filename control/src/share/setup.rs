@@ -295,6 +295,7 @@ pub fn gateway_config(
             ports,
             exclude: Vec::new(),
             shared_with_host: true,
+            ..Pool4Prefix::default()
         }),
         key: "share".to_owned(),
         span: None,
