@@ -472,8 +472,7 @@ impl PoolMap {
         let excluded = range.map_or(&[][..], |range| range.layout.exclude_ports.as_slice());
         excluded
             .iter()
-            .map(move |ports| *ports.start().max(&first)..=*ports.end().min(&last))
-            .flatten()
+            .flat_map(move |ports| *ports.start().max(&first)..=*ports.end().min(&last))
             .map(move |port| port - first)
     }
 
