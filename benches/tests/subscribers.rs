@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gate64_benches::simulation::{Plan, run};
+use gate64_benches::simulation::{Outcome, Plan, run};
 use proptest::prelude::*;
 
 fn plans() -> impl Strategy<Value = Plan> {
@@ -11,18 +11,18 @@ fn plans() -> impl Strategy<Value = Plan> {
         1_u64..200,
         0_u32..3,
         1_u16..20,
-        prop::array::uniform2(8_u64..400),
+        (8_u64..64, 0_u64..32),
         prop::sample::select(vec![0_u64, 1, 16]),
         prop::sample::select(vec![1_u64, 60, 120, 300]),
         any::<u64>(),
     )
         .prop_map(
-            |(subscribers, bits, blocks, packets, class, idle, seed)| Plan {
+            |(subscribers, bits, blocks, (much, little), class, idle, seed)| Plan {
                 subscribers,
                 addresses: 1 << bits,
                 blocks_per_address: blocks,
-                packets,
-                minutes: 12,
+                packets: [much, little],
+                minutes: 24,
                 class_subscribers: class,
                 block_idle: Duration::from_secs(idle),
                 check_tables: true,
@@ -31,16 +31,24 @@ fn plans() -> impl Strategy<Value = Plan> {
         )
 }
 
+fn simulate(plan: Plan) -> Outcome {
+    let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let journal = directory.path().join("journal");
+    run(plan, &journal, &mut |_| {}).unwrap_or_else(|fault| panic!("{fault}: {plan:?}"))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 12,
+        cases: 8,
         max_shrink_iters: 20,
+        failure_persistence: None,
         ..ProptestConfig::default()
     })]
     #[test]
     fn no_port_twice_pairing_quotas_and_events_hold(plan in plans()) {
-        let outcome = run(plan, &mut |_| {}).unwrap_or_else(|fault| panic!("{fault}: {plan:?}"));
+        let outcome = simulate(plan);
         prop_assert!(outcome.blocks_held_max <= outcome.blocks_total);
+        prop_assert_eq!(outcome.journal_entries, 2 * outcome.blocks_allocated);
     }
 }
 
@@ -48,19 +56,20 @@ proptest! {
 #[test]
 fn a_busy_hour_in_small_raises_the_alarm_twice_and_refuses_when_full() {
     let plan = Plan {
-        subscribers: 300,
+        subscribers: 100,
         addresses: 4,
-        blocks_per_address: 60,
-        packets: [256, 1],
+        blocks_per_address: 20,
+        packets: [64, 0],
         minutes: 36,
         class_subscribers: 0,
         block_idle: Duration::from_secs(120),
         check_tables: true,
         seed: 1,
     };
-    let outcome = run(plan, &mut |_| {}).unwrap_or_else(|fault| panic!("{fault}"));
+    let outcome = simulate(plan);
     assert_eq!(outcome.alarm_edges, [2, 2], "{outcome:?}");
     assert!(outcome.refused_by_pool > 0, "{outcome:?}");
     assert!(outcome.refused_by_quota > 0, "{outcome:?}");
     assert_eq!(outcome.blocks_allocated, outcome.blocks_released);
+    assert_eq!(outcome.journal_entries, 2 * outcome.blocks_allocated);
 }

@@ -121,8 +121,14 @@ fn simulate(count: u64, minutes: u64, seed: Option<u64>) -> Result<(), Failure> 
     println!("seed {seed}");
     let mut progress = |what: &str| eprintln!("{what}");
     let plan = simulation::Plan::hour(count, minutes, seed);
-    let seen = simulation::run(plan, &mut progress)
-        .map_err(|error| Failure::Failed(format!("the simulation found a fault: {error}")))?;
+    let journal = std::env::temp_dir().join(format!("gate64-bench-{}", std::process::id()));
+    let seen = simulation::run(plan, &journal, &mut progress);
+    let removed = std::fs::remove_dir_all(&journal);
+    let seen =
+        seen.map_err(|error| Failure::Failed(format!("the simulation found a fault: {error}")))?;
+    if let Err(error) = removed {
+        eprintln!("{} is left: {error}", journal.display());
+    }
     let [raised, cleared] = seen.alarm_edges;
     println!(
         "{} packets of {count} subscribers: {} translated, {} refused for a quota, {} for want of \
@@ -137,6 +143,10 @@ fn simulate(count: u64, minutes: u64, seed: Option<u64>) -> Result<(), Failure> 
         seen.blocks_held_max,
         seen.blocks_total,
         seen.subscribers_max
+    );
+    println!(
+        "the journal was read back: {} entries, the same in the same order",
+        seen.journal_entries
     );
     println!("alarm raised {raised} times, cleared {cleared} times");
     println!("no port had two owners; pairing, quotas and the reuse delay held");

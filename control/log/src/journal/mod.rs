@@ -8,6 +8,7 @@
 mod frame;
 mod ledger;
 mod lookup;
+mod read;
 mod scan;
 mod segment;
 mod store;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::ledger::Ledger;
 pub use self::lookup::{Answer, Holding, Note, Question, lookup};
+pub use self::read::read;
 pub use self::scan::Subject;
 use self::segment::End;
 use self::store::{Recovery, Store};

@@ -2,15 +2,20 @@
 //! hold, and every block is told to the log once given out and once taken back.
 //!
 //! The engine sees packets; what is checked is what comes out of it, against tables of this
-//! module's own: translated packets, events, and the answers to commands.
+//! module's own: translated packets, events, the answers to commands, and the journal that the
+//! events went to.
+
+mod shadow;
+mod told;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gate64_dataplane::alarm::{Alarm, Edge, Thresholds};
-use gate64_dataplane::clock::{TICK, ticks};
-use gate64_dataplane::command::{BlockEvent, Command, Event, TopBy};
+use gate64_dataplane::clock::TICK;
+use gate64_dataplane::command::{Command, Event, TopBy};
 use gate64_dataplane::config::{
     ClassLimits, Nat64Config, Pool4Prefix, Prefix6, RefusalAnswer, SubscriberClass,
     SubscriberLimits,
@@ -20,21 +25,19 @@ use gate64_dataplane::memory::HashKey;
 use gate64_dataplane::memory::hash::Rng;
 use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::verdict::{DropReason, Side, Verdict};
+use gate64_log::BlockAction;
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use gate64_wire::facts::tcp_flag;
-use hashbrown::HashMap;
 
+use self::shadow::Shadow;
+use self::told::Told;
 use crate::BenchError;
 use crate::flows::{Flow, write_v6};
 use crate::frames::{Frames, RUN_FRAMES};
 use crate::gateway::{Gateway, source_of};
 
-/// The least time without packets after which a mapping may be gone, by protocol.
-const LIFETIMES: [Duration; 3] = [
-    Duration::from_secs(300),
-    Duration::from_secs(240),
-    Duration::from_secs(60),
-];
+type Fault = String;
+
 /// Of four packets one is of a subscriber that opens as much as it can.
 const HEAVY_SUBSCRIBERS: u64 = 500;
 
@@ -47,7 +50,7 @@ pub struct Plan {
     pub addresses: u64,
     /// Blocks of 64 ports of an address.
     pub blocks_per_address: u16,
-    /// Packets in a tick of 250 ms while there is much traffic, and while there is little.
+    /// Packets in a tick of 250 ms while there is much traffic, and while there is little or none.
     pub packets: [u64; 2],
     /// Simulated minutes: a third with much traffic, a third with little, a third with much.
     pub minutes: u64,
@@ -164,6 +167,8 @@ pub struct Outcome {
     pub subscribers_max: u64,
     /// Alarms on the pool raised and cleared.
     pub alarm_edges: [u64; 2],
+    /// Entries in the journal: one for each block given out or taken back.
+    pub journal_entries: u64,
 }
 
 fn prefix_of(subscriber: u64) -> Ipv6Addr {
@@ -176,127 +181,6 @@ fn subscriber_of(prefix: Ipv6Addr) -> u64 {
         return u64::MAX;
     };
     u64::from(u32::from_be_bytes([a, b, c, d]))
-}
-
-/// Who was seen behind a pool transport address, and when last.
-#[derive(Debug, Clone, Copy)]
-struct Owner {
-    subscriber: u32,
-    host_port: u16,
-    seen: u32,
-}
-
-/// What a subscriber holds, by the events.
-#[derive(Debug, Clone, Copy, Default)]
-struct Holding {
-    address: u32,
-    blocks: u16,
-}
-
-/// The tables that the engine is held against.
-struct Shadow {
-    plan: Plan,
-    owners: HashMap<u64, Owner>,
-    /// Pool address and block, with its holder.
-    blocks: HashMap<(u32, u16), u64>,
-    holdings: Vec<Holding>,
-    holders: u64,
-    outcome: Outcome,
-}
-
-type Fault = String;
-
-impl Shadow {
-    fn new(plan: Plan) -> Shadow {
-        let count = usize::try_from(plan.subscribers).unwrap_or(0);
-        Shadow {
-            plan,
-            owners: HashMap::new(),
-            blocks: HashMap::new(),
-            holdings: vec![Holding::default(); count],
-            holders: 0,
-            outcome: Outcome::default(),
-        }
-    }
-
-    fn holding(&mut self, subscriber: u64) -> Result<&mut Holding, Fault> {
-        let place = usize::try_from(subscriber).unwrap_or(usize::MAX);
-        let found = self.holdings.get_mut(place);
-        found.ok_or_else(|| format!("an event of subscriber {subscriber}, which there is none"))
-    }
-
-    fn allocated(&mut self, event: &BlockEvent) -> Result<(), Fault> {
-        let subscriber = subscriber_of(event.subscriber);
-        let key = (u32::from(event.v4), event.port_first);
-        if let Some(holder) = self.blocks.insert(key, subscriber) {
-            return Err(format!("{event:?}: allocated while {holder} holds it"));
-        }
-        let blocks_max = self.plan.limits_of(subscriber).port_blocks_max;
-        let holding = self.holding(subscriber)?;
-        if holding.blocks > 0 && holding.address != key.0 {
-            return Err(format!("{event:?}: a second address (RFC 6888 REQ-2)"));
-        }
-        holding.address = key.0;
-        holding.blocks += 1;
-        if holding.blocks > blocks_max {
-            return Err(format!("{event:?}: more than {blocks_max} blocks"));
-        }
-        self.holders += u64::from(holding.blocks == 1);
-        self.outcome.blocks_allocated += 1;
-        let held = self.blocks.len() as u64;
-        self.outcome.blocks_held_max = self.outcome.blocks_held_max.max(held);
-        self.outcome.subscribers_max = self.outcome.subscribers_max.max(self.holders);
-        Ok(())
-    }
-
-    fn released(&mut self, event: &BlockEvent) -> Result<(), Fault> {
-        let subscriber = subscriber_of(event.subscriber);
-        let key = (u32::from(event.v4), event.port_first);
-        if self.blocks.remove(&key) != Some(subscriber) {
-            return Err(format!("{event:?}: released by who does not hold it"));
-        }
-        let holding = self.holding(subscriber)?;
-        holding.blocks -= 1;
-        self.holders -= u64::from(holding.blocks == 0);
-        self.outcome.blocks_released += 1;
-        Ok(())
-    }
-
-    /// A translated packet: its mapping must be the subscriber's and nobody else's.
-    fn translated(
-        &mut self,
-        subscriber: u64,
-        host_port: u16,
-        protocol: Protocol,
-        mapped: TransportAddr4,
-        now: u32,
-    ) -> Result<(), Fault> {
-        let ip = u32::from(mapped.ip);
-        let first = mapped.port - (mapped.port - 1024) % 64;
-        if self.blocks.get(&(ip, first)) != Some(&subscriber) {
-            return Err(format!("{mapped:?} lies in no block of {subscriber}"));
-        }
-        let owner = Owner {
-            subscriber: u32::try_from(subscriber).unwrap_or(u32::MAX),
-            host_port,
-            seen: now,
-        };
-        let key = u64::from(protocol as u8) << 48 | u64::from(ip) << 16 | u64::from(mapped.port);
-        if let Some(before) = self.owners.insert(key, owner)
-            && (before.subscriber, before.host_port) != (owner.subscriber, host_port)
-        {
-            // RFC 6888 REQ-8. A tick for the grain of the clock at either end.
-            let rest = ticks(LIFETIMES[protocol.index()]) + ticks(Duration::from_secs(120)) - 2;
-            if now - before.seen < rest {
-                return Err(format!(
-                    "{protocol} {mapped:?} goes from {before:?} to {owner:?} after {} ticks",
-                    now - before.seen
-                ));
-            }
-        }
-        self.outcome.translated += 1;
-        Ok(())
-    }
 }
 
 /// One packet to put in.
@@ -313,12 +197,13 @@ struct Simulation {
     frames: Frames,
     rng: Rng,
     shadow: Shadow,
+    told: Told,
     alarm: Alarm,
     draws: Vec<Draw>,
 }
 
 impl Simulation {
-    fn new(plan: Plan) -> Result<Simulation, BenchError> {
+    fn new(plan: Plan, journal: &Path) -> Result<Simulation, BenchError> {
         // A session lives for 300 s at most, which is 1200 ticks.
         let sessions = (plan.packets[0] * 1300).max(1024);
         let settings = Settings {
@@ -327,8 +212,10 @@ impl Simulation {
             ..Settings::new(1, sessions)
         };
         let shared = Shared::new(Arc::new(plan.config()), settings);
+        let gateway = Gateway::of_worker(&shared, 0)?;
         Ok(Simulation {
-            gateway: Gateway::of_worker(&shared, 0)?,
+            told: Told::new(journal, gateway.now)?,
+            gateway,
             frames: Frames::new(64),
             rng: Rng::new(plan.seed),
             shadow: Shadow::new(plan),
@@ -417,8 +304,14 @@ impl Simulation {
     fn take_events(&mut self) -> Result<(), Fault> {
         while let Some(event) = self.gateway.nat64.take_event() {
             match event {
-                Event::BlockAllocated(event) => self.shadow.allocated(&event)?,
-                Event::BlockReleased(event) => self.shadow.released(&event)?,
+                Event::BlockAllocated(event) => {
+                    self.shadow.allocated(&event)?;
+                    self.told.tell(BlockAction::Allocated, &event);
+                }
+                Event::BlockReleased(event) => {
+                    self.shadow.released(&event)?;
+                    self.told.tell(BlockAction::Released, &event);
+                }
                 other => return Err(format!("an unexpected event: {other:?}")),
             }
         }
@@ -432,17 +325,15 @@ impl Simulation {
     /// Lets a tick pass.
     fn pass(&mut self, by: Duration) -> Result<(), Fault> {
         self.gateway.advance(by);
-        let Gateway { nat64, routes, now } = &mut self.gateway;
         // In steps, so that no event is lost for want of room.
-        while nat64.expire(routes, *now, 1024) > 0 {
-            while let Some(event) = nat64.take_event() {
-                match event {
-                    Event::BlockReleased(event) => self.shadow.released(&event)?,
-                    other => return Err(format!("an unexpected event: {other:?}")),
-                }
+        loop {
+            let Gateway { nat64, routes, now } = &mut self.gateway;
+            let visited = nat64.expire(routes, *now, 1024);
+            self.take_events()?;
+            if visited == 0 {
+                return self.check_alarm();
             }
         }
-        self.check_alarm()
     }
 
     /// The alarm on the pool, against its definition.
@@ -524,6 +415,7 @@ impl Simulation {
                 self.pass(TICK)?;
             }
             self.check_engine()?;
+            self.told.wait()?;
             progress(&format!(
                 "minute {}: {} packets, {} blocks held",
                 minute + 1,
@@ -536,20 +428,26 @@ impl Simulation {
             self.pass(TICK)?;
         }
         self.check_engine()?;
-        let outcome = self.shadow.outcome;
+        let mut outcome = self.shadow.outcome;
         if !self.shadow.blocks.is_empty() || outcome.blocks_allocated != outcome.blocks_released {
             return Err(format!("blocks are left: {outcome:?}"));
         }
+        outcome.journal_entries = self.told.check()?;
         Ok(outcome)
     }
 }
 
-/// Runs a plan; `progress` is told after each simulated minute.
+/// Runs a plan with a journal in an empty directory; `progress` is told after each simulated
+/// minute.
 ///
 /// # Errors
-/// What did not hold, with the seed that repeats it; or no memory.
-pub fn run(plan: Plan, progress: &mut dyn FnMut(&str)) -> Result<Outcome, BenchError> {
-    let simulation = Simulation::new(plan)?;
+/// What did not hold, with the seed that repeats it; or no memory, or no journal.
+pub fn run(
+    plan: Plan,
+    journal: &Path,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Outcome, BenchError> {
+    let simulation = Simulation::new(plan, journal)?;
     simulation
         .run(progress)
         .map_err(|fault| BenchError::Simulation {
