@@ -30,7 +30,8 @@ pub fn run(args: &CheckArgs) -> ExitCode {
     }
     eprint!("{report}");
     if args.against_running {
-        return match against_running(&args.socket, &config.text) {
+        let socket = args.socket.as_ref().unwrap_or(&config.api_socket.value);
+        return match against_running(socket, &config.text) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(failure) => failure.report(),

@@ -81,9 +81,9 @@ pub struct CheckArgs {
     /// Ask the running gateway what a reload with it would change
     #[arg(long)]
     pub against_running: bool,
-    /// The API's socket of the running gateway
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET, requires = "against_running")]
-    pub socket: PathBuf,
+    /// The API's socket of the running gateway; that of the configuration if left out
+    #[arg(long, value_name = "PATH", requires = "against_running")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Which gate64 is asked, and how the answer looks.

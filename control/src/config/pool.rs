@@ -265,9 +265,9 @@ fn check_excluded_ports(
             report.push(error(
                 range,
                 format!(
-                    "{first}-{last} is not in {}-{}",
-                    ports.value.start(),
-                    ports.value.end()
+                    "{} is not in {}",
+                    values::ports_text(&range.value),
+                    values::ports_text(&ports.value)
                 ),
                 "accepted: ports of the pool's range",
             ));
@@ -437,12 +437,7 @@ pub fn fit_blocks(
     };
     let ports = smallest.value.ports();
     let count = u16::try_from(ports.clone().count()).unwrap_or(u16::MAX);
-    let range = format!(
-        "{}-{} of {}",
-        ports.start(),
-        ports.end(),
-        name(&smallest.value)
-    );
+    let range = format!("{} of {}", values::ports_text(ports), name(&smallest.value));
     let block = &settings.port_block_size;
     if block.value > count {
         // The largest power of two that fits; a pool has at least 64 ports.

@@ -103,6 +103,15 @@ pub fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
+/// Ports as they stand in the file: "1024-65535", or one port.
+pub fn ports_text(ports: &RangeInclusive<u16>) -> String {
+    let (first, last) = (ports.start(), ports.end());
+    match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    }
+}
+
 /// `[2001:db8::1]:80`.
 pub fn transport6(text: &str) -> Result<TransportAddr6, String> {
     let at: std::net::SocketAddrV6 = text

@@ -352,6 +352,14 @@ impl PoolMap {
 
     #[inline]
     fn range_of(&self, ip: u32) -> Option<&Range> {
+        // One contiguous pool is the rule: no search.
+        match self.ranges.as_slice() {
+            [only] => (only.first <= ip && ip <= only.last).then_some(only),
+            _ => self.search(ip),
+        }
+    }
+
+    fn search(&self, ip: u32) -> Option<&Range> {
         let after = self.ranges.partition_point(|range| range.first <= ip);
         let range = self.ranges.get(after.checked_sub(1)?)?;
         (ip <= range.last).then_some(range)
@@ -372,12 +380,7 @@ impl PoolMap {
     #[inline]
     pub fn slot(&self, ip: Ipv4Addr) -> Option<Slot> {
         let ip = u32::from(ip);
-        // One contiguous pool is the rule: no search.
-        let range = match self.ranges.as_slice() {
-            [only] if only.first <= ip && ip <= only.last => only,
-            [_] => return None,
-            _ => self.range_of(ip)?,
-        };
+        let range = self.range_of(ip)?;
         Some(range.slot + (ip - range.first))
     }
 
@@ -481,10 +484,7 @@ impl PoolMap {
     #[inline]
     pub(super) fn owner_number(&self, ip: Ipv4Addr, port: u16) -> Option<u32> {
         let ip = u32::from(ip);
-        let range = match self.ranges.as_slice() {
-            [only] if only.first <= ip && ip <= only.last => only,
-            _ => self.range_of(ip)?,
-        };
+        let range = self.range_of(ip)?;
         if self.by_address[usize::from(range.layout.pool)] {
             Some(range.slot + (ip - range.first))
         } else {
