@@ -68,6 +68,11 @@ impl Ownership {
         if self.is_alone() {
             return WorkerId(0);
         }
+        self.of_port(pool, ip, port, protocol)
+    }
+
+    /// Apart, so that the question costs nothing where there is but one worker.
+    fn of_port(&self, pool: &PoolMap, ip: Ipv4Addr, port: u16, protocol: Protocol) -> WorkerId {
         if !self.static_owner.is_empty()
             && let Some(&owner) = self.static_owner.get(&(ip, port, protocol))
         {
