@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What the engine told, in order, and the journal that it went to.
 pub struct Told {
-    bus: Bus,
+    bus: Arc<Bus>,
     queue: Queue,
     condition: Arc<Condition>,
     journal: Journal,
@@ -36,13 +36,13 @@ impl Told {
     pub fn new(directory: &Path, now: Instant) -> Result<Told, BenchError> {
         let (queue, reader) = Queue::new(QUEUE_RECORDS, &[EventKind::Block]);
         let condition = Arc::new(Condition::default());
-        let bus = Bus::new(now.as_nanos());
+        let bus = Arc::new(Bus::new(now.as_nanos()));
         bus.attach("journal", queue.clone(), Arc::clone(&condition), true);
         let config = JournalConfig {
             path: directory.to_owned(),
             retention: Duration::from_hours(24),
         };
-        let journal = Journal::start(config, None, reader, Arc::clone(&condition));
+        let journal = Journal::start(config, None, reader, Arc::clone(&condition), &bus);
         Ok(Told {
             bus,
             queue,
