@@ -1,6 +1,6 @@
 //! Whether a valid configuration fits this machine: interfaces, CPUs, addresses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use crate::config::problem::{Problem, Report, Severity};
@@ -41,6 +41,8 @@ fn check_dns64(config: &Config, report: &mut Report) {
     };
     if let Err(wrong) = gate64_dns64::check(dns64) {
         refuse("dns64", wrong.to_string());
+    } else if let Some(circle) = upstream_here(dns64) {
+        refuse("dns64.upstream", circle.to_string());
     }
     let mut upstreams = dns64.upstream.iter();
     if upstreams.any(|upstream| upstream.protocol.is_encrypted())
@@ -48,6 +50,49 @@ fn check_dns64(config: &Config, report: &mut Report) {
     {
         refuse("dns64.upstream", error.to_string());
     }
+    let encrypted = dns64.encrypted.iter();
+    if let Some(message) = encrypted.filter_map(gate64_dns64::certificate_time).next() {
+        report.push(Problem {
+            // Not an error: packets are translated, and questions over UDP answered, without it.
+            severity: Severity::Warning,
+            key: "dns64.tls.certificate".to_owned(),
+            message,
+            span: None,
+            help: Some(
+                "put a renewed one there and reload; if the time is wrong, set the clock"
+                    .to_owned(),
+            ),
+        });
+    }
+}
+
+/// An upstream at an address of this machine that a wildcard of ours listens on.
+fn upstream_here(dns64: &gate64_dns64::Config) -> Option<gate64_dns64::StartError> {
+    let own: Vec<IpAddr> = own_addresses();
+    dns64.upstream.iter().find_map(|upstream| {
+        let ip = upstream.addr.ip().to_canonical();
+        let takes = |listen: &&SocketAddr| {
+            let takes_family = listen.is_ipv6() || ip.is_ipv4();
+            listen.ip().is_unspecified() && listen.port() == upstream.addr.port() && takes_family
+        };
+        let listen = dns64.listeners(upstream.protocol).iter().find(takes)?;
+        own.contains(&ip)
+            .then(|| gate64_dns64::StartError::UpstreamIsSelf {
+                upstream: upstream.clone(),
+                listen: *listen,
+            })
+    })
+}
+
+/// This machine's, in this network namespace.
+fn own_addresses() -> Vec<IpAddr> {
+    let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let ips = addresses.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    ips.collect()
 }
 
 /// Warns of addresses of DNS64 that cannot be had now: a gate64 that runs already may hold them.

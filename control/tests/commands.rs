@@ -242,3 +242,151 @@ fn replay_translates_and_repeats() {
     }
     assert_eq!(count, 2);
 }
+
+/// A DNS64 server alone, with these lines in place of or beside the usual ones.
+fn dns64(folder: &Folder, name: &str, lines: &str) -> String {
+    let upstream = match lines.contains("upstream =") {
+        true => "",
+        false => "upstream = [\"udp://192.0.2.53:53\"]\n",
+    };
+    let listen = match lines.contains("listen =") && !lines.starts_with("[dns64.tls]") {
+        true => "",
+        false => "listen = [\"127.0.0.1:0\"]\n",
+    };
+    let text = format!(
+        "[nat64]\npref64 = [\"64:ff9b::/96\"]\n[dns64]\nallow_from = [\"127.0.0.0/8\"]\n{listen}{upstream}{lines}\n"
+    );
+    folder.file(name, &text)
+}
+
+#[test]
+fn check_names_what_dns64_cannot_work_with() {
+    let folder = Folder::new("dns64");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let cases: [(&str, &str, &[&str]); 6] = [
+        (
+            "no upstream",
+            "upstream = []",
+            &["dns64.upstream", "holds nothing", "udp://"],
+        ),
+        (
+            "itself",
+            "listen = [\"127.0.0.1:5391\"]\nupstream = [\"udp://127.0.0.1:5391\"]",
+            &["127.0.0.1:5391 is this server itself", "circle"],
+        ),
+        (
+            "itself, by a wildcard",
+            "listen = [\"[::]:5392\"]\nupstream = [\"tcp://127.0.0.1:5392\"]",
+            &["tcp://127.0.0.1:5392 is this server itself", "[::]:5392"],
+        ),
+        (
+            "a prefix that is not served",
+            "[[dns64.client]]\nnetwork = [\"2001:db8::/32\"]\npref64 = [\"2001:db8:64::/96\"]",
+            &["2001:db8:64::/96", "NAT64 does not serve", "64:ff9b::/96"],
+        ),
+        (
+            "certificates that are not there",
+            "[dns64.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = \"/nowhere/dns.pem\"\nkey = \"/nowhere/dns.key\"",
+            &["/nowhere/dns.pem", "PEM"],
+        ),
+        (
+            "recursion beside upstreams",
+            "upstream = [\"recursive\", \"udp://192.0.2.53:53\"]",
+            &["dns64.upstream", "recursive", "alone"],
+        ),
+    ];
+    for (what, lines, says) in cases {
+        let config = dns64(&folder, "case.toml", lines);
+        println!("{what}");
+        fails(&["check", "--config", &config], 1, says);
+    }
+    // Somebody may be there for now: `check` warns, `run` refuses.
+    let config = dns64(
+        &folder,
+        "taken.toml",
+        &format!("listen = [\"127.0.0.1:{port}\"]"),
+    );
+    let says = ["in use", "systemd-resolved", "DNSStubListener=no"];
+    warns(&config, &says);
+    fails(&["run", "--config", &config], 1, &says);
+}
+
+#[track_caller]
+fn warns(config: &str, says: &[&str]) {
+    let output = gate64(&["check", "--config", config]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in says {
+        assert!(text.contains(part), "does not say {part:?}: {text}");
+    }
+}
+
+/// Makes NAME.pem and NAME.key for dns.example, valid from and until then.
+fn certificate(folder: &Folder, name: &str, from: &str, until: &str) {
+    folder.file("ca.conf", &format!("[ca]\ndefault_ca=c\n[c]\ndatabase={0}/index\nserial={0}/serial\nnew_certs_dir={0}\ndefault_md=sha256\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n[x]\nsubjectAltName=DNS:dns.example\n", folder.path("")));
+    folder.file("index", "");
+    folder.file("serial", "01");
+    let file = |suffix: &str| folder.path(&format!("{name}.{suffix}"));
+    let run = |args: &str| {
+        let made = Command::new("openssl")
+            .args(args.split_whitespace())
+            .output();
+        let made = made.expect("openssl runs; `make deps` installs it");
+        assert!(made.status.success(), "{made:?}");
+    };
+    run(&format!(
+        "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=dns.example -keyout {} -out {}",
+        file("key"),
+        file("csr")
+    ));
+    run(&format!(
+        "ca -batch -notext -selfsign -config {} -extensions x -keyfile {} -in {} -out {} -startdate {from} -enddate {until}",
+        folder.path("ca.conf"),
+        file("key"),
+        file("csr"),
+        file("pem")
+    ));
+}
+
+#[test]
+fn check_looks_at_the_certificate_its_key_its_name_and_its_time() {
+    let folder = Folder::new("certificate");
+    let (past, present, future) = ("20200101000000Z", "20200201000000Z", "20980101000000Z");
+    certificate(&folder, "good", past, future);
+    certificate(&folder, "other", past, future);
+    certificate(&folder, "old", past, present);
+    certificate(&folder, "young", future, "20990101000000Z");
+    let tls = |certificate: &str, key: &str, rest: &str| {
+        let pem = folder.path(&format!("{certificate}.pem"));
+        let key = folder.path(&format!("{key}.key"));
+        let lines = format!(
+            "[dns64.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = \"{pem}\"\nkey = \"{key}\"\n{rest}"
+        );
+        dns64(&folder, "tls.toml", &lines)
+    };
+    let check = |config: &str| gate64(&["check", "--config", config]);
+    let good = check(&tls("good", "good", "name = \"dns.example\""));
+    assert!(good.status.success() && good.stderr.is_empty(), "{good:?}");
+    let mismatch = [
+        "other.key",
+        "does not belong to the certificate",
+        "good.pem",
+    ];
+    fails(
+        &["check", "--config", &tls("good", "other", "")],
+        1,
+        &mismatch,
+    );
+    let name = ["good.pem", "not for \"else.example\""];
+    let config = tls("good", "good", "name = \"else.example\"");
+    fails(&["check", "--config", &config], 1, &name);
+    warns(
+        &tls("old", "old", ""),
+        &["old.pem", "expired at 2020-02-01T00:00:00Z", "reload"],
+    );
+    warns(
+        &tls("young", "young", ""),
+        &["young.pem", "not valid before 2098-01-01"],
+    );
+}

@@ -200,6 +200,19 @@ impl Answer {
     }
 }
 
+/// The response code as dig and the RFCs write it.
+pub fn rcode_name(rcode: ResponseCode) -> String {
+    match rcode {
+        ResponseCode::NoError => "NOERROR".to_owned(),
+        ResponseCode::FormErr => "FORMERR".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
+        ResponseCode::NotImp => "NOTIMP".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        other => format!("{other} (response code {})", u16::from(other)),
+    }
+}
+
 /// Whether a record is a signature over records of this type.
 pub fn is_signature_over(record: &Record, covered: RecordType) -> bool {
     if record.record_type() != RecordType::RRSIG {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
@@ -122,11 +123,13 @@ impl Cache {
         }
     }
 
-    /// Whether the last answer to this question, fresh or not, was that there is no such record.
+    /// Whether the last answer to this question, fresh or not, was that the name has no such record.
     pub(crate) fn last_lacked(&self, question: &Question) -> bool {
         let entry = self.entries.peek(question);
         let good = entry.as_ref().and_then(|entry| entry.good.as_ref());
-        good.is_some_and(|g| !g.answer.has(question.qtype))
+        good.is_some_and(|g| {
+            g.answer.rcode == ResponseCode::NoError && !g.answer.has(question.qtype)
+        })
     }
 
     /// Keeps the answer as long as it, and the limits, allow.
@@ -228,7 +231,7 @@ impl Good {
         // Signatures may have ended with it.
         answer.authentic = false;
         let code = match answer.rcode {
-            hickory_proto::op::ResponseCode::NXDomain => ExtendedErrorCode::StaleNxDomain,
+            ResponseCode::NXDomain => ExtendedErrorCode::StaleNxDomain,
             _ => ExtendedErrorCode::StaleAnswer,
         };
         let error = ExtendedError::new(code, "no fresh answer could be had");
@@ -307,7 +310,6 @@ impl Lifecycle<Question, Arc<Entry>> for CountEvictions {
 mod tests {
     use std::str::FromStr;
 
-    use hickory_proto::op::ResponseCode;
     use hickory_proto::rr::rdata::A;
     use hickory_proto::rr::{LowerName, Name, RData};
 

@@ -52,7 +52,7 @@ pub enum StartError {
     NoPref64,
     /// An upstream is this server.
     #[error(
-        "dns64.upstream {upstream} is this server itself (dns64.listen {listen}): questions \
+        "dns64.upstream {upstream} is this server itself (it listens on {listen}): questions \
          would go round in a circle; name another resolver"
     )]
     UpstreamIsSelf {
@@ -168,7 +168,8 @@ pub(crate) fn checked(config: &Config) -> Result<Vec<Policy>, StartError> {
         return Err(StartError::NoPref64);
     }
     for upstream in &config.upstream {
-        if let Some(listen) = config.listen.iter().find(|l| reaches(upstream.addr, **l)) {
+        let mut listeners = config.listeners(upstream.protocol).iter();
+        if let Some(listen) = listeners.find(|l| reaches(upstream.addr, **l)) {
             return Err(StartError::UpstreamIsSelf {
                 upstream: upstream.clone(),
                 listen: *listen,

@@ -69,6 +69,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where questions over this transport are answered.
+    pub fn listeners(&self, protocol: Protocol) -> &[SocketAddr] {
+        let encrypted = self.encrypted.as_ref();
+        match protocol {
+            Protocol::Udp | Protocol::Tcp => &self.listen,
+            Protocol::Tls => encrypted.map_or(&[], |e| &e.tls_listen),
+            Protocol::Https => encrypted.map_or(&[], |e| &e.https_listen),
+        }
+    }
+
     /// The first key that differs and that a reload leaves as it was at start.
     pub fn needs_restart(&self, new: &Config) -> Option<&'static str> {
         let addrs = |config: &Config| {

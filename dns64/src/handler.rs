@@ -111,10 +111,8 @@ impl Handler {
             Ok(question) => responder.answer(question, &mut Trace::default()).await,
             Err(refused) => refused,
         };
-        let handled = Handled::new(request, answer, outcome);
-        let metrics = &self.kept.metrics;
-        metrics.count(protocol(request), handled.qtype, outcome);
-        metrics.observe(begun.elapsed());
+        let handled = self.handled(request, answer, outcome);
+        self.kept.metrics.observe(begun.elapsed());
         handled
     }
 
@@ -129,9 +127,19 @@ impl Handler {
     fn overloaded(&self, request: &Request) -> Handled {
         let text = "too many clients are waiting";
         let answer = Answer::failure(ExtendedErrorCode::Other, text);
-        let handled = Handled::new(request, answer, Outcome::Overload);
+        self.handled(request, answer, Outcome::Overload)
+    }
+
+    /// The answer, counted.
+    fn handled(&self, request: &Request, answer: Answer, outcome: Outcome) -> Handled {
+        let handled = Handled::new(request, answer, outcome);
         let metrics = &self.kept.metrics;
-        metrics.count(protocol(request), handled.qtype, Outcome::Overload);
+        metrics.count(protocol(request), handled.qtype, outcome);
+        if handled.edns.is_some() {
+            for error in &handled.answer.extended_errors {
+                metrics.count_extended_error(error.code);
+            }
+        }
         handled
     }
 }

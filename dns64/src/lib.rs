@@ -44,4 +44,5 @@ pub use dnssec::TrustAnchor;
 pub use listen::Sockets;
 pub use metrics::Metrics;
 pub use server::Server;
+pub use tls::certificate_time;
 pub use upstream::{TlsError, TryResult, UpstreamState, check_certificates, server_name};

@@ -174,6 +174,42 @@ pub struct WireCacheState {
     pub octets: u64,
 }
 
+/// INFO-CODEs of RFC 8914 and its registry that are counted each by itself, by their number; one
+/// more place is for the rest.
+pub const EXTENDED_ERRORS: [&str; 31] = [
+    "Other",
+    "Unsupported DNSKEY Algorithm",
+    "Unsupported DS Digest Type",
+    "Stale Answer",
+    "Forged Answer",
+    "DNSSEC Indeterminate",
+    "DNSSEC Bogus",
+    "Signature Expired",
+    "Signature Not Yet Valid",
+    "DNSKEY Missing",
+    "RRSIGs Missing",
+    "No Zone Key Bit Set",
+    "NSEC Missing",
+    "Cached Error",
+    "Not Ready",
+    "Blocked",
+    "Censored",
+    "Filtered",
+    "Prohibited",
+    "Stale NXDOMAIN Answer",
+    "Not Authoritative",
+    "Not Supported",
+    "No Reachable Authority",
+    "Network Error",
+    "Invalid Data",
+    "Signature Expired before Valid",
+    "Too Early",
+    "Unsupported NSEC3 Iterations Value",
+    "Unable to conform to policy",
+    "Synthesized",
+    "Invalid Query Type",
+];
+
 /// All counters of the server; each only grows, except the two that say so.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -181,6 +217,8 @@ pub struct Metrics {
     shared: Counts,
     /// What single threads count; those of threads that ended stay.
     threads: Mutex<Vec<Arc<Counts>>>,
+    /// By INFO-CODE, the unknown ones last.
+    extended_errors: [AtomicU64; EXTENDED_ERRORS.len() + 1],
     /// Questions to the resolver answered from the cache.
     pub cache_hits: AtomicU64,
     /// Questions to the resolver that were not in the cache.
@@ -220,6 +258,25 @@ impl Metrics {
         self.shared
             .latency_sum_microseconds
             .fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Counts an extended error that a client is told.
+    pub(crate) fn count_extended_error(&self, code: u16) {
+        let place = usize::from(code).min(EXTENDED_ERRORS.len());
+        add(&self.extended_errors[place]);
+    }
+
+    /// Extended errors told to clients, but for those in ready-made answers: INFO-CODE (`None`:
+    /// all that have no name), its name, how often.
+    pub fn extended_errors(&self) -> impl Iterator<Item = (Option<usize>, &'static str, u64)> {
+        self.extended_errors
+            .iter()
+            .enumerate()
+            .map(|(code, count)| {
+                let name = EXTENDED_ERRORS.get(code).copied();
+                let count = count.load(Ordering::Relaxed);
+                (name.map(|_| code), name.unwrap_or("unknown"), count)
+            })
     }
 
     /// Counters of a thread's own.

@@ -12,7 +12,7 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{LowerName, RecordType};
 use tokio::sync::Semaphore;
 
-use crate::answer::{Answer, ExtendedErrorCode, Question};
+use crate::answer::{Answer, ExtendedErrorCode, Question, rcode_name};
 use crate::asker::{Asked, Asker};
 use crate::cache::{Cache, Found};
 use crate::config::{AskBoth, Caching, Config, Dnssec, Limits};
@@ -201,7 +201,7 @@ impl Resolver {
             Found::Fresh { answer, asks_again } => {
                 add(&metrics.cache_hits);
                 trace.step(|| format!("{question} is in the cache: {}", described(&answer)));
-                if asks_again && self.join(question).is_some() {
+                if asks_again && !self.is_under_way(question) && self.join(question).is_some() {
                     add(&metrics.prefetched);
                 }
                 return answer;
@@ -249,6 +249,11 @@ impl Resolver {
             }
             _ => answer,
         }
+    }
+
+    /// Whether an equal question is on its way.
+    fn is_under_way(&self, question: &Question) -> bool {
+        self.kept.questions().answers.contains_key(question)
     }
 
     /// Joins an equal question on its way, or sends it, if the bounds let one more go. It runs
@@ -314,9 +319,9 @@ pub(crate) fn described(answer: &Answer) -> String {
     let records: Vec<String> = records.collect();
     let mut text = match (answer.rcode, records.as_slice()) {
         (ResponseCode::NoError, []) => "no such record".into(),
-        (rcode, []) => format!("{rcode}"),
+        (rcode, []) => rcode_name(rcode),
         (ResponseCode::NoError, records) => records.join("; "),
-        (rcode, records) => format!("{rcode}, {}", records.join("; ")),
+        (rcode, records) => format!("{}, {}", rcode_name(rcode), records.join("; ")),
     };
     if !reasons.is_empty() {
         text.push_str(&format!(" ({})", reasons.join("; ")));

@@ -107,7 +107,7 @@ impl Responder {
             let (answer, a) = self.resolver.look_up_aaaa(&question, trace).await;
             match policy.after_aaaa(answer) {
                 Next::Answer(answer) => {
-                    trace.step(|| format!("no synthesis: {}", described(&answer)));
+                    trace.step(|| no_synthesis(&answer));
                     let outcome = outcome_of(&answer, RecordType::AAAA);
                     return (answer, outcome);
                 }
@@ -159,6 +159,15 @@ impl Responder {
         answer.answers.insert(0, cname);
         answer.authentic = false;
         answer
+    }
+}
+
+/// Why the answer to the AAAA question goes to the client as it is.
+fn no_synthesis(answer: &Answer) -> String {
+    match answer.rcode {
+        ResponseCode::NoError => "it has AAAA records of its own: no synthesis".to_owned(),
+        ResponseCode::NXDomain => "the name does not exist: no synthesis".to_owned(),
+        _ => format!("no synthesis: {}", described(answer)),
     }
 }
 

@@ -11,7 +11,7 @@ use socket2::Socket;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::answer::Question;
+use crate::answer::{Question, rcode_name};
 use crate::asker::Asker;
 use crate::cache::{Cache, CacheState};
 use crate::check::{StartError, checked};
@@ -207,7 +207,11 @@ impl Server {
                 name.set_fqdn(true);
                 LowerName::new(&name)
             }
-            Err(error) => return vec![format!("{name:?} is not a domain name: {error}")],
+            Err(error) => {
+                let reason = error.to_string();
+                let reason = reason.trim_end_matches([':', ' ']);
+                return vec![format!("{name:?} is not a domain name: {reason}")];
+            }
         };
         let client = client.unwrap_or(IpAddr::V6(Ipv6Addr::LOCALHOST));
         let responder = self.handler.responder.load_full();
@@ -228,10 +232,13 @@ impl Server {
         let mut trace = Trace::kept();
         let (answer, outcome) = responder.answer(asked, &mut trace).await;
         let mut steps = trace.into_steps();
-        let records = answer.answers.len();
+        let records = match answer.answers.len() {
+            1 => "1 record".to_owned(),
+            n => format!("{n} records"),
+        };
         steps.push(format!(
-            "answer: {}, {records} records ({})",
-            answer.rcode,
+            "answer: {}, {records} ({})",
+            rcode_name(answer.rcode),
             outcome.name()
         ));
         steps

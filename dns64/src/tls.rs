@@ -3,14 +3,16 @@
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::client::verify_server_name;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, Error, RootCertStore};
 
 use crate::check::StartError;
 use crate::config::Encrypted;
@@ -81,6 +83,41 @@ pub(crate) fn load(encrypted: &Encrypted) -> Result<CertifiedKey, StartError> {
             reason: error.to_string(),
         }
     })
+}
+
+/// What is wrong with the certificate's time, which no client overlooks; nothing if the file
+/// cannot be read, which [`load`] says.
+pub fn certificate_time(encrypted: &Encrypted) -> Option<String> {
+    let own = CertificateDer::from_pem_file(&encrypted.certificate).ok()?;
+    let parsed = ParsedCertificate::try_from(&own).ok()?;
+    let algorithms = default_provider().signature_verification_algorithms.all;
+    let (nobody, now) = (RootCertStore::empty(), UnixTime::now());
+    // Times are looked at before the issuer, who is not asked about here.
+    let judged = verify_server_cert_signed_by_trust_anchor(&parsed, &nobody, &[], now, algorithms);
+    let Err(Error::InvalidCertificate(error)) = judged else {
+        return None;
+    };
+    let what = match error {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("expired at {}", text(not_after))
+        }
+        CertificateError::Expired => "has expired".to_owned(),
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            format!("is not valid before {}", text(not_before))
+        }
+        CertificateError::NotValidYet => "is not valid yet".to_owned(),
+        _ => return None,
+    };
+    let path = encrypted.certificate.display();
+    Some(format!(
+        "the certificate in {path} {what}, and it is {} now: clients refuse it",
+        text(now)
+    ))
+}
+
+fn text(time: UnixTime) -> impl Display {
+    let since = Duration::from_secs(time.as_secs());
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since)
 }
 
 fn unreadable(path: &Path, reason: &dyn Display) -> StartError {

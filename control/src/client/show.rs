@@ -473,13 +473,13 @@ fn dns(api: &mut Connection, json: bool) -> Result<(), Failure> {
     let ratio = |part: u64, rest: u64| percent(part, part + rest);
     let mut lines = dns64_lines(&dns64);
     lines.push(format!(
-        "answers      {} kept ({} of {} questions were among them)",
+        "cache        {} answers; {} of {} look-ups found theirs in it",
         grouped(dns64.cache_entries),
         ratio(dns64.cache_hits, dns64.cache_misses),
         grouped(dns64.cache_hits + dns64.cache_misses),
     ));
     lines.push(format!(
-        "ready-made   {} in {} ({} of the queries got them)",
+        "ready-made   {} answers in {}; {} of the queries got one",
         grouped(dns64.wire_cache_entries),
         scaled(dns64.wire_cache_octets, "B"),
         ratio(
@@ -523,10 +523,9 @@ fn dns64_lines(dns64: &model::Dns64) -> Vec<String> {
             upstreams.join(", ")
         ),
         format!(
-            "dns queries  {}; {} answers synthesised, {} cached",
+            "dns queries  {}; {} answers synthesised",
             grouped(dns64.queries),
-            grouped(dns64.synthesized),
-            grouped(dns64.cache_entries)
+            grouped(dns64.synthesized)
         ),
     ]
 }

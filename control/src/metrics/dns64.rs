@@ -79,6 +79,7 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
     in_flight.count(&[], metrics.client_in_flight.load(Ordering::Relaxed));
     families.push(in_flight.done());
     families.extend(wire_cache(server));
+    families.push(extended_errors(server));
     let mut latency = Family::histogram(
         "gate64_dns_query_duration_seconds",
         "Time from question to answer.",
@@ -86,6 +87,18 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
     latency.buckets(&[], metrics.latency(), metrics.latency_sum_seconds());
     families.push(latency.done());
     families
+}
+
+fn extended_errors(server: &Server) -> MetricFamily {
+    let mut family = Family::counter(
+        "gate64_dns_extended_errors_total",
+        "Extended errors (RFC 8914) told to clients.",
+    );
+    for (code, reason, count) in server.metrics().extended_errors() {
+        let code = code.map_or_else(|| "other".to_owned(), |code| code.to_string());
+        family.count(&[("code", code.as_str()), ("reason", reason)], count);
+    }
+    family.done()
 }
 
 fn wire_cache(server: &Server) -> Vec<MetricFamily> {

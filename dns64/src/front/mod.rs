@@ -240,6 +240,12 @@ impl Turn {
     /// Answers with a refusal: always true, so that it counts as answered.
     fn refuse(&mut self, n: usize, query: Option<Query>, refusal: Refusal, as_: Outcome) -> bool {
         self.count(query.as_ref(), as_);
+        if let Some((code, _)) = refusal.error
+            && query.as_ref().is_some_and(Query::has_edns)
+        {
+            let metrics = &self.handler.kept.metrics;
+            metrics.count_extended_error(code as u16);
+        }
         self.datagrams
             .answer_with(n, |octets, out| refusal.write(octets, query.as_ref(), out));
         true

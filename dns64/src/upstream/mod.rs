@@ -13,7 +13,7 @@ mod udp;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_net::NetError;
 use hickory_proto::ProtoError;
@@ -59,6 +59,14 @@ impl From<io::Error> for AskError {
     }
 }
 
+/// A try that gave no message.
+pub(crate) struct Failed {
+    pub(crate) error: AskError,
+    /// When the upstream said something nonetheless: that this question has no usable answer
+    /// says nothing against it, or whoever owns a domain could take it away from everyone.
+    pub(crate) heard_after: Option<Duration>,
+}
+
 /// One upstream and its connections, if it has any.
 pub(crate) struct Exchange {
     pub(crate) config: Upstream,
@@ -81,19 +89,32 @@ impl Exchange {
         question: &Question,
         timeout: Duration,
         metrics: &Metrics,
-    ) -> Result<Message, AskError> {
+    ) -> Result<Message, Failed> {
+        let begun = Instant::now();
+        let mut heard_after = None;
         let asked = tokio::time::timeout(timeout, async {
             add(&metrics.upstream_queries);
             if self.config.protocol == Protocol::Udp {
                 match udp::ask(self.config.addr, question, metrics).await? {
                     udp::Outcome::Answer(message) => return Ok(message),
-                    udp::Outcome::Truncated => add(&metrics.upstream_truncated),
+                    udp::Outcome::Truncated => {
+                        add(&metrics.upstream_truncated);
+                        heard_after = Some(begun.elapsed());
+                    }
                     udp::Outcome::Suspect => {}
                 }
                 add(&metrics.upstream_queries);
             }
             self.connections.ask(question).await
         });
-        asked.await.unwrap_or(Err(AskError::Timeout))
+        let error = match asked.await {
+            Ok(Ok(message)) => return Ok(message),
+            Ok(Err(error)) => error,
+            Err(_) => AskError::Timeout,
+        };
+        if matches!(error, AskError::Unreadable(_) | AskError::OtherQuestion) {
+            heard_after = Some(begun.elapsed());
+        }
+        Err(Failed { error, heard_after })
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::health::{Admission, Health};
 use super::tls::{self, TlsError};
-use super::{AskError, Exchange};
+use super::{AskError, Exchange, Failed};
 use crate::answer::{Answer, ExtendedErrorCode, Question};
 use crate::asker::Asked;
 use crate::clock::Clock;
@@ -198,10 +198,12 @@ impl Pool {
                     member.note_answer(&answer, begun.elapsed(), &metrics);
                     Some(answer)
                 }
-                Err(error) => {
+                Err(failed) => {
                     add(&metrics.upstream_errors);
-                    member.note_failure(begun, &question, &error, clock.now());
-                    None
+                    member.note_failure(begun, &question, &failed, clock.now());
+                    let code = ExtendedErrorCode::Other;
+                    let unusable = || Answer::failure(code, failed.error.to_string());
+                    failed.heard_after.map(|_| unusable())
                 }
             }
         };
@@ -268,10 +270,14 @@ impl Member {
         add(&self.tries[result as usize]);
     }
 
-    fn note_answer(&self, answer: &Answer, took: Duration, metrics: &Metrics) {
+    fn note_heard(&self, took: Duration) {
         if self.health().answered(took) {
             tracing::info!(upstream = %self.exchange.config, "upstream answers again");
         }
+    }
+
+    fn note_answer(&self, answer: &Answer, took: Duration, metrics: &Metrics) {
+        self.note_heard(took);
         match answer.is_success() || answer.is_bogus() {
             true => self.count(TryResult::Answered),
             false => {
@@ -281,14 +287,19 @@ impl Member {
         }
     }
 
-    fn note_failure(&self, begun: Instant, question: &Question, error: &AskError, now: Duration) {
+    fn note_failure(&self, begun: Instant, question: &Question, failed: &Failed, now: Duration) {
         let upstream = &self.exchange.config;
+        let error = &failed.error;
         let is_silence = matches!(error, AskError::Timeout);
         self.count(match is_silence {
             true => TryResult::TimedOut,
             false => TryResult::Broken,
         });
         tracing::debug!(%upstream, %question, %error, "upstream failed");
+        if let Some(took) = failed.heard_after {
+            self.note_heard(took);
+            return;
+        }
         // That many questions are under way says nothing against it.
         if matches!(error, AskError::Busy) {
             return;
