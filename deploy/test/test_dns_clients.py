@@ -156,7 +156,7 @@ def check_delv(work, anchor):
     """A client that validates (DO and CD) gets what the zone signed, and no more."""
     _, _, _, tag, algorithm, digest_type, *digest = anchor.split()
     (work / "anchors").write_text(f'trust-anchors {{ test. static-ds {tag} {algorithm} {digest_type} "{"".join(digest)}"; }};\n')
-    asked = ("delv", f"@{GATEWAY}", "-a", work / "anchors", "+root=test")
+    asked = ("delv", f"@{GATEWAY}", "-a", work / "anchors", "+root=test", "+cdflag")
     for name, kind in (("v4.test", "A"), ("both.test", "AAAA"), ("alias.test", "A"), ("host.moved.test", "A")):
         said = inside(*asked, name, kind, accepted=(0, 1))
         if "; fully validated" not in said:
@@ -170,7 +170,7 @@ def check_what_is_shown(gate64, work):
     shown = json.loads(inside(gate64, "show", "dns", "--json", "--socket", work / "gate64.sock"))
     transports = {row["transport"] for row in shown["outcomes"] if row["queries"]}
     expect("transports in show dns", transports, {"udp", "tcp", "tls", "https"})
-    steps = inside(gate64, "explain", "alias.test", "--socket", work / "gate64.sock")
+    steps = inside(gate64, "explain", "alias.test", "--client", GATEWAY, "--socket", work / "gate64.sock")
     if "synthesised: 64:ff9b::c633:6401" not in steps or "NOERROR, 2 records" not in steps:
         raise Failed(f"explain alias.test: {steps}")
 

@@ -217,7 +217,7 @@ impl Server {
         let responder = self.handler.responder.load_full();
         let Some(class) = responder.clients.class(client) else {
             return vec![format!(
-                "{client} is not served (dns64.allow_from): REFUSED"
+                "{client} is not served (dns64.allow_from): REFUSED; --client names another client"
             )];
         };
         let asked = ClientQuestion {

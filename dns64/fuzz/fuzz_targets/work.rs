@@ -315,7 +315,7 @@ pub fn query_octets(octets: &[u8]) {
     // Ready-made this time, if it may be kept.
     let again = bench.exchange(octets);
     judge(octets, &again);
-    if octets.len() % 8 == 0 {
+    if octets.len().is_multiple_of(8) {
         bench.check_truth();
     }
 }
