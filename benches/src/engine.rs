@@ -37,6 +37,8 @@ pub struct Options {
     pub quick: bool,
     /// Workers of the scaling measurement.
     pub workers: usize,
+    /// Only compare so many sessions with a thousand.
+    pub sessions: Option<u64>,
     /// This program and the arguments that make it call [`instructions::probe`], if instructions
     /// are to be counted.
     pub probe: Option<(PathBuf, Vec<String>)>,
@@ -47,9 +49,15 @@ pub struct Options {
 /// # Errors
 /// Something could not be measured; there is no partial report.
 pub fn run(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Report, BenchError> {
-    check(options)?;
     let rounds = if options.quick { 9 } else { 31 };
     let mut report = Report::default();
+    if let Some(sessions) = options.sessions {
+        check_memory(sessions)?;
+        progress(&format!("established traffic, 1 k and {sessions} sessions"));
+        add_size(&mut report, sessions, rounds)?;
+        return Ok(report);
+    }
+    check(options)?;
     progress("instructions per packet");
     add_instructions(&mut report, options)?;
     progress("workers");
@@ -74,11 +82,15 @@ fn check(options: &Options) -> Result<(), BenchError> {
             available,
         });
     }
-    let need = 10 * MILLION * OCTETS_PER_SESSION + OCTETS_BESIDES;
+    check_memory(10 * MILLION)
+}
+
+fn check_memory(sessions: u64) -> Result<(), BenchError> {
+    let need = sessions * OCTETS_PER_SESSION + OCTETS_BESIDES;
     let free = crate::measure::memory_available();
     if free < need {
         return Err(BenchError::Memory {
-            sessions: 10 * MILLION,
+            sessions,
             need_mib: need >> 20,
             free_mib: free >> 20,
         });
@@ -152,11 +164,24 @@ fn add_lifecycle(report: &mut Report) -> Result<(), BenchError> {
         lifecycle::new_sessions(MILLION, Protocol::Udp)?,
         Some(Goal::AtLeast(2e6)),
     );
+    let occupancy = lifecycle::occupancy()?;
     report.add_spread(
         "occupancy_99_over_10",
         "rate of new sessions, pool 99 % to 10 % full",
-        lifecycle::occupancy()?,
+        occupancy,
         Some(Goal::AtLeast(0.7)),
+    );
+    report.add_spread(
+        "allocation_cost_99_over_10",
+        "cost of a new session, pool 99 % to 10 % full",
+        occupancy.map(|rate| 1.0 / rate),
+        Some(Goal::AtMost(1.5)),
+    );
+    report.add_spread(
+        "new_sessions_log_stuck_over_off",
+        "rate of new sessions, a log that reads nothing to none",
+        lifecycle::stuck_log()?,
+        None,
     );
     let Filled { mut gateway, .. } = Filled::new(Size::of(MILLION), Protocol::Udp)?;
     let ended = lifecycle::tear_down(&mut gateway)?;
@@ -343,6 +368,45 @@ fn add_sizes(report: &mut Report, rounds: usize) -> Result<(), BenchError> {
         hashed.ratio,
         None,
     );
+    Ok(())
+}
+
+/// A table of any size beside one of a thousand sessions.
+fn add_size(report: &mut Report, sessions: u64, rounds: usize) -> Result<(), BenchError> {
+    let mut small = Filled::new(Size::of(THOUSAND), Protocol::Udp)?;
+    let mut large = Filled::new(Size::of(sessions), Protocol::Udp)?;
+    report.add(
+        "bytes_per_session",
+        &format!("resident octets per session at {sessions}"),
+        Some(large.resident as f64 / sessions as f64),
+        Some(Goal::AtMost(128.0)),
+    );
+    let [mut ours, mut theirs] = [Frames::new(64), Frames::new(64)];
+    let sizes = compare(
+        &mut subject(&mut small.gateway, &mut ours, &small.mapped, &small.size),
+        &mut subject(&mut large.gateway, &mut theirs, &large.mapped, &large.size),
+        rounds,
+    );
+    let sizes = translated("both sizes", sizes)?;
+    for (key, what, value) in [
+        (
+            "ns_per_packet_1k",
+            "ns per packet, 1 k sessions".to_owned(),
+            sizes.first,
+        ),
+        (
+            "ns_per_packet",
+            format!("ns per packet, {sessions} sessions"),
+            sizes.second,
+        ),
+        (
+            "size_penalty",
+            format!("{sessions} sessions to 1 k"),
+            sizes.ratio,
+        ),
+    ] {
+        report.add_spread(key, &what, value, None);
+    }
     Ok(())
 }
 

@@ -36,6 +36,8 @@ pub struct Size {
     pub subscribers: u64,
     /// Pool addresses, a power of two.
     pub addresses: u64,
+    /// Whether each session is told to the log.
+    pub log_sessions: bool,
 }
 
 impl Size {
@@ -49,12 +51,21 @@ impl Size {
             addresses: (subscribers * 5 / 4)
                 .div_ceil(BLOCKS_PER_ADDRESS)
                 .next_power_of_two(),
+            log_sessions: false,
         }
     }
 
     /// The same with room for more sessions.
     pub fn with_capacity(self, capacity: u64) -> Size {
         Size { capacity, ..self }
+    }
+
+    /// The same with each session told to the log.
+    pub fn with_log(self) -> Size {
+        Size {
+            log_sessions: true,
+            ..self
+        }
     }
 
     fn config(&self) -> Nat64Config {
@@ -85,6 +96,7 @@ impl Size {
         let settings = Settings {
             key: HashKey::seeded(1),
             seed: 1,
+            log_sessions: self.log_sessions,
             ..Settings::new(workers, self.capacity)
         };
         Shared::new(Arc::new(self.config()), settings)

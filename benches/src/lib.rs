@@ -2,6 +2,7 @@
 //!
 //! [`engine::run`] measures the engine in memory, against itself at other sizes and against
 //! re-implementations of other translators' algorithms; [`instructions`] counts instructions;
+//! [`scenario`] is the same harness for criterion;
 //! [`tester`] measures this translator or any other from outside.
 
 mod contender;
@@ -16,6 +17,7 @@ mod jool;
 mod lifecycle;
 mod measure;
 pub mod report;
+pub mod scenario;
 pub mod simulation;
 pub mod tester;
 mod vpp;

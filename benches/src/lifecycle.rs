@@ -3,32 +3,47 @@
 use std::time::Duration;
 
 use gate64_dataplane::clock::MonotonicClock;
+use gate64_dataplane::command::Event;
 use gate64_dataplane::counters;
+use gate64_dataplane::io::FrameArea;
+use gate64_dataplane::nat64::Batch;
 use gate64_dataplane::verdict::Side;
-use gate64_dataplane::worker::expire;
+use gate64_dataplane::worker::{expire, pass_events};
 use gate64_wire::addr::Protocol;
 use gate64_wire::facts::tcp_flag;
+use rtrb::Producer;
 
 use crate::BenchError;
+use crate::contender::Contender;
 use crate::flows::{flow, write_v6};
 use crate::frames::{Frames, RUN_FRAMES};
 use crate::gateway::{BLOCKS_PER_ADDRESS, Filled, Gateway, Size};
 use crate::measure::{Spread, cpu_nanoseconds};
 
 /// Makes one run's worth of new sessions; nanoseconds for each.
-fn open_run(
+pub fn open_run(
     filled: &mut Filled,
     frames: &mut Frames,
     next: &mut u64,
     protocol: Protocol,
 ) -> Result<f64, BenchError> {
     let subscribers = filled.size.subscribers;
+    open_with(&mut filled.gateway, subscribers, frames, next, protocol)
+}
+
+fn open_with(
+    contender: &mut dyn Contender,
+    subscribers: u64,
+    frames: &mut Frames,
+    next: &mut u64,
+    protocol: Protocol,
+) -> Result<f64, BenchError> {
     frames.fill(|_, bytes| {
         let len = write_v6(bytes, &flow(*next, subscribers), protocol, tcp_flag::SYN);
         *next += 1;
         (Side::V6, len)
     });
-    let time = frames.timed(&mut filled.gateway);
+    let time = frames.timed(contender);
     let refused = frames.refused();
     if refused > 0 {
         return Err(BenchError::NotTranslated {
@@ -65,6 +80,7 @@ pub fn occupancy() -> Result<Spread, BenchError> {
         capacity,
         subscribers,
         addresses,
+        log_sessions: false,
     };
     let mut full = Filled::new(size(dense, 16), Protocol::Udp)?;
     let mut sparse = Filled::new(size(dense * 10, 256), Protocol::Udp)?;
@@ -79,6 +95,51 @@ pub fn occupancy() -> Result<Spread, BenchError> {
         let a2 = open_run(&mut sparse, &mut frames, &mut next_sparse, udp)?;
         ratios.push((a1 + a2) / (b1 + b2));
     }
+    Ok(Spread::of(&mut ratios))
+}
+
+/// An engine whose events go where a worker puts them: to a ring, as many as there is room for.
+struct Telling<'a> {
+    gateway: &'a mut Gateway,
+    ring: Producer<Event>,
+}
+
+impl Contender for Telling<'_> {
+    fn burst(&mut self, area: &FrameArea, batch: &mut Batch) {
+        self.gateway.burst(area, batch);
+        pass_events(&mut self.gateway.nat64, &mut self.ring);
+    }
+}
+
+/// Events on the way to the log.
+const RING_EVENTS: usize = 4096;
+
+/// Rate of new sessions that are told to a log which reads nothing, to that without a log.
+pub fn stuck_log() -> Result<Spread, BenchError> {
+    const SESSIONS: u64 = 100_000;
+    let size = Size::of(SESSIONS).with_capacity(2 * SESSIONS);
+    let mut silent = Filled::new(size, Protocol::Udp)?;
+    let mut telling = Filled::new(size.with_log(), Protocol::Udp)?;
+    let (ring, reader) = rtrb::RingBuffer::new(RING_EVENTS);
+    let mut frames = Frames::new(64);
+    let (mut next, mut next_told) = (SESSIONS, SESSIONS);
+    let udp = Protocol::Udp;
+    let subscribers = size.subscribers;
+    let mut contender = Telling {
+        gateway: &mut telling.gateway,
+        ring,
+    };
+    let mut ratios = Vec::new();
+    for _ in 0..24 {
+        let a1 = open_run(&mut silent, &mut frames, &mut next, udp)?;
+        let b = &mut contender;
+        let b1 = open_with(b, subscribers, &mut frames, &mut next_told, udp)?;
+        let b2 = open_with(b, subscribers, &mut frames, &mut next_told, udp)?;
+        let a2 = open_run(&mut silent, &mut frames, &mut next, udp)?;
+        ratios.push((a1 + a2) / (b1 + b2));
+    }
+    // It did stand still, or this would be the rate of a log that keeps up.
+    debug_assert_eq!(reader.slots(), RING_EVENTS);
     Ok(Spread::of(&mut ratios))
 }
 

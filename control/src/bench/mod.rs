@@ -29,6 +29,9 @@ pub enum BenchWhat {
         /// Print JSON
         #[arg(long)]
         json: bool,
+        /// Only compare a table of so many sessions with one of a thousand
+        #[arg(long, value_name = "N", conflicts_with = "workers", value_parser = clap::value_parser!(u64).range(1000..=1_000_000_000))]
+        sessions: Option<u64>,
         /// Workers to compare with one
         #[arg(long, value_name = "N", default_value_t = workers_default(), value_parser = clap::value_parser!(u8).range(1..))]
         workers: u8,
@@ -80,8 +83,9 @@ pub fn run(args: &BenchArgs) -> ExitCode {
         BenchWhat::Engine {
             quick,
             json,
+            sessions,
             workers,
-        } => measure(*quick, *json, usize::from(*workers)),
+        } => measure(*quick, *json, *sessions, usize::from(*workers)),
         BenchWhat::Rfc9693(args) => tester::rfc9693(args),
         BenchWhat::Rfc8219(args) => tester::rfc8219(args),
         BenchWhat::Forward { one, and } => tester::forward(one, and),
@@ -98,11 +102,12 @@ pub fn run(args: &BenchArgs) -> ExitCode {
     }
 }
 
-fn measure(quick: bool, json: bool, workers: usize) -> Result<(), Failure> {
+fn measure(quick: bool, json: bool, sessions: Option<u64>, workers: usize) -> Result<(), Failure> {
     let program = std::env::current_exe().ok();
     let options = engine::Options {
         quick,
         workers,
+        sessions,
         probe: program.map(|program| (program, vec!["bench".into(), "probe".into()])),
     };
     let mut progress = |what: &str| eprintln!("measuring {what}");

@@ -412,20 +412,8 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         OWN_PACKETS_PER_TURN
     }
 
-    /// Passes events on while there is room; what stays with the engine is lost there, and
-    /// counted, if it becomes too much.
     fn pass_events(&mut self) -> usize {
-        for done in 0..EVENTS_PER_TURN {
-            if self.events.is_full() {
-                return done;
-            }
-            let Some(event) = self.nat64.take_event() else {
-                return done;
-            };
-            // Cannot fail: there was room, and nobody else fills the ring.
-            let _ = self.events.push(event);
-        }
-        EVENTS_PER_TURN
+        pass_events(&mut self.nat64, &mut self.events)
     }
 
     /// Sleeps until there is something to do.
@@ -439,6 +427,22 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         }
         waker.awake();
     }
+}
+
+/// Passes a turn's events on while there is room in the ring; what stays with the engine is lost
+/// there, and counted, if it becomes too much. Answers how many it passed on.
+pub fn pass_events(nat64: &mut Nat64, ring: &mut Producer<Event>) -> usize {
+    for done in 0..EVENTS_PER_TURN {
+        if ring.is_full() {
+            return done;
+        }
+        let Some(event) = nat64.take_event() else {
+            return done;
+        };
+        // Cannot fail: there was room, and nobody else fills the ring.
+        let _ = ring.push(event);
+    }
+    EVENTS_PER_TURN
 }
 
 /// The expiry of a turn that began at `now`: visits due sessions and blocks until there are none,
