@@ -2,9 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use gate64_dataplane::config::AutoOnOff;
+use gate64_dataplane::io::xsk;
 
 use crate::config::problem::{Problem, Report, Severity};
 use crate::config::{Config, Located, Pool4Source, Workers};
+use crate::run;
 
 /// Adds to `report` what does not fit; true if an interface is what is missing.
 pub fn check(config: &Config, report: &mut Report) -> bool {
@@ -12,7 +17,79 @@ pub fn check(config: &Config, report: &mut Report) -> bool {
     check_dns64(config, report);
     let missing_interface = check_interfaces(config, report);
     let missing_address = check_pools(config, report);
-    missing_interface || missing_address
+    let missing_queue = !missing_interface && check_queues(config, report);
+    if !missing_interface && !missing_address && config.has_nat64() {
+        check_memory(config, report);
+    }
+    missing_interface || missing_address || missing_queue
+}
+
+/// Workers that were named need a receive queue each of every interface.
+fn check_queues(config: &Config, report: &mut Report) -> bool {
+    let Workers::Cpus(cpus) = &config.dataplane.workers.value else {
+        return false;
+    };
+    let mut is_missing = false;
+    for interface in &config.interfaces {
+        let queues = xsk::workers_max(std::slice::from_ref(&interface.value));
+        let (name, wanted) = (&interface.value.name, cpus.len());
+        if let Ok(queues) = queues.as_ref()
+            && *queues < wanted
+        {
+            is_missing = true;
+            report.push(error(
+                interface,
+                format!("{name} has {queues} receive queues, too few for {wanted} workers"),
+                format!(
+                    "`ethtool -L {name} combined {wanted}` (veth: `rx {wanted} tx {wanted}`), or fewer CPUs in dataplane.workers"
+                ),
+            ));
+        }
+    }
+    is_missing
+}
+
+/// Whether session memory fits, on hugepages where they were promised.
+fn check_memory(config: &Config, report: &mut Report) {
+    // What is wrong with the pool was reported already.
+    let Ok(nat64) = run::nat64_config(config) else {
+        return;
+    };
+    let mut refuse = |key: &str, message: String, help: String| {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: key.to_owned(),
+            message,
+            span: None,
+            help: Some(help),
+        });
+    };
+    let sessions = match run::memory::sessions_that_fit(config, &nat64) {
+        Ok(sessions) => sessions,
+        Err(failure) => {
+            let (message, help) = ("the session table does not fit", failure.to_string());
+            return refuse("dataplane.session_count_max", message.to_owned(), help);
+        }
+    };
+    if config.dataplane.hugepages != AutoOnOff::On {
+        return;
+    }
+    let need = run::memory::plan(&Arc::new(nat64), sessions).total();
+    if let Some((free, page)) = run::memory::hugepages()
+        && free.saturating_mul(page) < need
+    {
+        refuse(
+            "dataplane.hugepages",
+            format!(
+                "\"on\", and {free} hugepages of {} KiB are free",
+                page >> 10
+            ),
+            format!(
+                "sessions take {} of them, frames more: `sysctl vm.nr_hugepages=…`, or hugepages = \"auto\"",
+                need.div_ceil(page.max(1))
+            ),
+        );
+    }
 }
 
 fn error<T>(at: &Located<T>, message: String, help: String) -> Problem {

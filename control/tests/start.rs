@@ -398,6 +398,55 @@ fn a_port_in_use_is_1_and_seen_before_an_interface_is_touched() {
     drop(taken);
 }
 
+/// What does not fit this machine is seen by `check`, and by `run` before it touches anything.
+#[test]
+fn what_does_not_fit_the_machine_is_named_by_check_and_run() {
+    const TABLE: &str = "session_count_max = 10000\n";
+    let host = Host::up();
+    let config = host.config("run");
+    let text = fs::read_to_string(&config).unwrap();
+    for (dataplane, code, says) in [
+        (
+            format!("{TABLE}workers = [4095]\n"),
+            3,
+            "this machine has no CPU 4095",
+        ),
+        (
+            // One receive queue each.
+            format!("{TABLE}workers = [0, 1]\n"),
+            5,
+            "1 receive queues, too few for 2 workers",
+        ),
+        (
+            "session_count_max = 1_000_000_000\n".to_owned(),
+            3,
+            "MiB of session memory",
+        ),
+        (
+            // Such a table takes more than this machine may have left in hugepages.
+            "session_count_max = 5_000_000\nhugepages = \"on\"\n".to_owned(),
+            3,
+            "dataplane.hugepages",
+        ),
+    ] {
+        fs::write(&config, text.replace(TABLE, &dataplane)).unwrap();
+        let run = host.gate64(&[], &config).output().unwrap();
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert_eq!(run.status.code(), Some(code), "{errors}");
+        assert!(errors.contains(says), "{says}: {errors}");
+        let mut check = Command::new("ip");
+        check.args(["netns", "exec", &host.namespace]);
+        check.args([env!("CARGO_BIN_EXE_gate64"), "check", "--config", &config]);
+        let check = check.output().unwrap();
+        let errors = String::from_utf8_lossy(&check.stderr);
+        assert_eq!(check.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(says), "{says}: {errors}");
+        assert!(check.stdout.is_empty());
+        assert_eq!((host.program("f0"), host.program("f1")), (None, None));
+    }
+    host.has_nothing_left("run");
+}
+
 #[test]
 fn a_wrong_configuration_is_3_and_touches_nothing() {
     let host = Host::up();

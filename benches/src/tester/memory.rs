@@ -229,7 +229,12 @@ impl Ports for MemoryPorts {
             ),
             line("device's time", "CPU time of its own turns".into()),
             line("device's session table", self.session_count_max.to_string()),
-            line("device's frames", FRAMES.to_string()),
+            line(
+                "device's frames",
+                format!(
+                    "{FRAMES}: fewer sessions are held at once, whatever the rate at which they begin"
+                ),
+            ),
         ]
     }
 }

@@ -7,6 +7,10 @@ use plotters::prelude::*;
 use super::summary::{Plot, Summary, shown};
 
 const SIZE: (u32, u32) = (860, 360);
+/// From this ratio of the largest to the least on, an axis is logarithmic.
+const MAGNITUDES_FROM: f64 = 20.0;
+/// Magnitudes that such an axis names.
+const MAGNITUDES_MAX: usize = 7;
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:900px;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:left}\
 td.n{text-align:right;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}.missing{color:#b00;font-weight:bold}";
@@ -88,9 +92,24 @@ fn draw(plot: &Plot, into: &mut String) -> Result<(), String> {
     let area = SVGBackend::with_string(into, SIZE).into_drawing_area();
     area.fill(&WHITE).map_err(|error| text(&error))?;
     let points = || plot.curves.iter().flat_map(|curve| &curve.points);
-    let x_max = points()
-        .map(|point| point.0)
-        .fold(f64::MIN_POSITIVE, f64::max);
+    let (x_min, x_max) = points().fold((f64::MAX, f64::MIN_POSITIVE), |(low, high), point| {
+        (low.min(point.0), high.max(point.0))
+    });
+    // Sessions by the thousand and by the million stand side by side only by their magnitude.
+    let by_magnitude = x_min > 0.0 && x_max / x_min >= MAGNITUDES_FROM;
+    let place = |x: f64| if by_magnitude { x.log10() } else { x };
+    let number = |place: f64| {
+        if by_magnitude {
+            10f64.powf(place)
+        } else {
+            place
+        }
+    };
+    let x_range = if by_magnitude {
+        x_min.log10().floor()..x_max.log10() * 1.03
+    } else {
+        0.0..x_max * 1.03
+    };
     let y_max = points()
         .map(|point| point.1)
         .fold(f64::MIN_POSITIVE, f64::max);
@@ -98,21 +117,22 @@ fn draw(plot: &Plot, into: &mut String) -> Result<(), String> {
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)
-        .build_cartesian_2d(0.0..x_max * 1.03, 0.0..y_max * 1.08)
+        .build_cartesian_2d(x_range, 0.0..y_max * 1.08)
         .map_err(|error| text(&error))?;
     chart
         .configure_mesh()
         .x_desc(plot.axes[0])
         .y_desc(plot.axes[1])
-        .x_label_formatter(&|value| shown_short(*value))
+        .x_labels(if by_magnitude { MAGNITUDES_MAX } else { 10 })
+        .x_label_formatter(&|value| shown_short(number(*value)))
         .y_label_formatter(&|value| shown_short(*value))
         .light_line_style(WHITE)
         .draw()
         .map_err(|error| text(&error))?;
-    for (place, curve) in plot.curves.iter().enumerate() {
-        let color = Palette99::pick(place).to_rgba();
-        let line =
-            LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)).point_size(2);
+    for (index, curve) in plot.curves.iter().enumerate() {
+        let color = Palette99::pick(index).to_rgba();
+        let points = curve.points.iter().map(|&(x, y)| (place(x), y));
+        let line = LineSeries::new(points, color.stroke_width(2)).point_size(2);
         chart
             .draw_series(line)
             .map_err(|error| text(&error))?
@@ -131,10 +151,15 @@ fn draw(plot: &Plot, into: &mut String) -> Result<(), String> {
 
 fn shown_short(value: f64) -> String {
     match value.abs() {
-        size if size >= 1e6 => format!("{} M", value / 1e6),
-        size if size >= 1e4 => format!("{} k", value / 1e3),
-        _ => format!("{}", (value * 1000.0).round() / 1000.0),
+        size if size >= 1e6 => format!("{} M", three(value / 1e6)),
+        size if size >= 1e4 => format!("{} k", three(value / 1e3)),
+        _ => three(value).to_string(),
     }
+}
+
+/// With three decimals at most.
+fn three(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn escaped(text: &str) -> String {

@@ -15,8 +15,22 @@ const PART_PERCENT: u64 = 90;
 /// Fewer sessions are of no use to anybody.
 const SESSIONS_LEAST: u64 = 1024;
 
-/// The number of sessions to plan for.
+/// The number of sessions to plan for; tells the log if it is less than the default.
 pub fn fit_sessions(config: &Config, nat64: &Nat64Config) -> Result<u64, Failure> {
+    let sessions = sessions_that_fit(config, nat64)?;
+    let wanted = u64::from(config.dataplane.session_count_max);
+    if sessions < wanted {
+        tracing::warn!(
+            sessions,
+            wanted,
+            "dataplane.session_count_max was lowered to fit the available memory"
+        );
+    }
+    Ok(sessions)
+}
+
+/// The number of sessions that fit: the wanted one, or fewer where nobody asked for it.
+pub fn sessions_that_fit(config: &Config, nat64: &Nat64Config) -> Result<u64, Failure> {
     let wanted = u64::from(config.dataplane.session_count_max);
     let Some(available) = available_octets() else {
         return Ok(wanted);
@@ -34,13 +48,6 @@ pub fn fit_sessions(config: &Config, nat64: &Nat64Config) -> Result<u64, Failure
         }
         sessions /= 2;
     }
-    if sessions < wanted {
-        tracing::warn!(
-            sessions,
-            wanted,
-            "dataplane.session_count_max was lowered to fit the available memory"
-        );
-    }
     Ok(sessions)
 }
 
@@ -50,10 +57,26 @@ pub fn plan(nat64: &Arc<Nat64Config>, sessions: u64) -> MemoryPlan {
 }
 
 fn available_octets() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let value = meminfo("MemAvailable:")?;
+    let kib: u64 = value.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// Hugepages that can be had, and the octets of one.
+pub fn hugepages() -> Option<(u64, u64)> {
+    let free: u64 = meminfo("HugePages_Free:")?.parse().ok()?;
+    let kib: u64 = meminfo("Hugepagesize:")?
+        .strip_suffix("kB")?
+        .trim()
+        .parse()
+        .ok()?;
+    let more = std::fs::read_to_string("/proc/sys/vm/nr_overcommit_hugepages").ok()?;
+    let more: u64 = more.trim().parse().ok()?;
+    Some((free.saturating_add(more), kib * 1024))
+}
+
+fn meminfo(key: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(value.trim().to_owned())
 }

@@ -154,7 +154,7 @@ pub enum StartError {
         available: String,
     },
     /// The sessions' memory could not be reserved.
-    #[error("{0}; lower dataplane.session_count_max")]
+    #[error("{0}; lower dataplane.session_count_max, or see dataplane.hugepages")]
     SessionMemory(#[source] crate::memory::ArenaError),
     /// A thread, an event descriptor or the like.
     #[error("cannot {action}: {source}")]
