@@ -18,7 +18,7 @@ import time
 sys.dont_write_bytecode = True
 
 from interoperation.bench import PREFIX, Bench  # noqa: E402
-from interoperation.network import Failed, wait_until  # noqa: E402
+from interoperation.network import Failed  # noqa: E402
 
 NULL, GATE64, TAYGA, NAT44 = "null forwarder", "gate64", "tayga and masquerade", "kernel NAT44"
 ROUNDS_MIN = 3
@@ -39,8 +39,9 @@ def gate64(net):
 
 def null(net):
     mac = {end: net.run("tester", "cat", f"/sys/class/net/{end}/address").strip() for end in ("i0", "r0")}
-    program = net.start("device", net.work / "null.log", net.gate64, "bench", "forward", "lan", mac["i0"], "--and", "wan", mac["r0"])
-    wait_until("the null forwarder runs", lambda: "forwards between" in (net.work / "null.log").read_text())
+    log = net.work / "null.log"
+    program = net.start("device", log, net.gate64, "bench", "forward", "lan", mac["i0"], "--and", "wan", mac["r0"])
+    net.wait_for("it forwards", program, log, lambda: "forwards between" in log.read_text())
     return lambda: net.stop(program)
 
 

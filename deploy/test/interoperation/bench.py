@@ -5,7 +5,7 @@
 
 import subprocess
 
-from .network import Network, wait_until
+from .network import Network
 
 LAN6, LAN4, WAN6, WAN4 = "2001:db8:1::1", "203.0.113.1", "2001:db8:2::1", "198.51.100.1"
 PREFIX = "2001:db8:64::/96"
@@ -58,10 +58,11 @@ class Bench(Network):
 
     def start_gate64(self):
         (self.work / "gate64.toml").write_text(CONFIG.format(work=self.work))
-        program = self.start("device", self.work / "gate64.log", self.gate64, "run", "--config", self.work / "gate64.toml")
+        log = self.work / "gate64.log"
+        program = self.start("device", log, self.gate64, "run", "--config", self.work / "gate64.toml")
         url = "http://[::1]:9464/readyz"
-        wait_until("gate64 is ready",
-                   lambda: self.run("device", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url, fails=True) == "200")
+        self.wait_for("gate64 is ready", program, log,
+                      lambda: self.run("device", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url, fails=True) == "200")
         return program
 
     def tester(self, kind, *options, seconds=120):

@@ -101,6 +101,15 @@ class Network:
         self.programs.append(program)
         return program
 
+    def wait_for(self, what, program, log, ready):
+        """Waits until a program is ready; one that ended instead is told by its last words."""
+        def ready_or_gone():
+            if program.poll() is not None:
+                words = pathlib.Path(log).read_text().strip().splitlines()
+                raise Failed(f"{what}: it ended with {program.returncode}: {words[-1] if words else 'no word'}")
+            return ready()
+        wait_until(what, ready_or_gone)
+
     def stop(self, program):
         if program.poll() is None:
             program.send_signal(signal.SIGTERM)
