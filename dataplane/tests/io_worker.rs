@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel;
 use gate64_dataplane::clock::{Instant, ManualClock};
-use gate64_dataplane::command::{Command, Event};
+use gate64_dataplane::command::{Command, Event, LogMode};
 use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
 use gate64_dataplane::counters::{self, PublishedCounters};
 use gate64_dataplane::io::memory::MemoryIo;
@@ -72,6 +72,11 @@ impl<I: PacketIo> Bench<I> {
 
     /// With this 802.1Q id on the first port.
     fn tagged(io: I, server_is_known: bool, vlan: Option<u16>) -> Bench<I> {
+        Bench::with(io, server_is_known, vlan, 1000)
+    }
+
+    /// With room for so many sessions.
+    fn with(io: I, server_is_known: bool, vlan: Option<u16>, sessions: u64) -> Bench<I> {
         let config = Arc::new(Nat64Config {
             wkp_strict: false, // documentation addresses
             pool4: vec![Pool4Prefix {
@@ -84,10 +89,10 @@ impl<I: PacketIo> Bench<I> {
             }],
             ..Nat64Config::default()
         });
-        let shared = Shared::new(config, Settings::new(1, 1000));
+        let shared = Shared::new(config, Settings::new(1, sessions));
         let nat64 = Nat64::new(&shared, WorkerId(0)).unwrap();
         let routes = Arc::new(ArcSwap::from_pointee(routes(1, server_is_known)));
-        let (events_in, events) = rtrb::RingBuffer::new(64);
+        let (events_in, events) = rtrb::RingBuffer::new(RING);
         let (commands, received) = channel::bounded(8);
         let published = Arc::new(PublishedCounters::default());
         let wakers = [Arc::new(Waker::new().unwrap())];
@@ -122,6 +127,9 @@ fn in_memory(server_is_known: bool) -> Bench<MemoryIo> {
     Bench::over(io, server_is_known)
 }
 
+/// Events that the ring of these benches holds.
+const RING: usize = 64;
+
 fn request(payload: &[u8]) -> Vec<u8> {
     let dst = "64:ff9b::c000:201".parse().unwrap();
     let packet = ipv6_udp(CLIENT, dst, (4000, 53), payload);
@@ -145,6 +153,72 @@ fn a_burst_is_translated_in_one_turn() {
     let counters = bench.worker.counters();
     assert_eq!(counters.get(counters::burst_frames(4)), 1); // 8 to 15 frames
     assert_eq!(counters.get(counters::turns_busy(0)), 1);
+}
+
+/// Turns a worker needs for new sessions of eight subscribers, a burst of 64 each time, while its log
+/// is read or is not; and the events that were told.
+fn turns_for_sessions(sessions: u16, is_read: bool) -> (u32, u64, u64) {
+    let io = MemoryIo::group(1, 2, 512, 64).unwrap().pop().unwrap();
+    let mut bench = Bench::with(io, true, None, 20_000);
+    let mode = LogMode {
+        sessions: true,
+        ..LogMode::default()
+    };
+    bench.commands.send(Command::Log(mode)).unwrap();
+    while bench.worker.turn() {}
+    let server = "64:ff9b::c000:201".parse().unwrap();
+    let (mut turns, mut told, mut next) = (0, 0, 0);
+    while next < sessions {
+        for _ in 0..64 {
+            let client = Ipv6Addr::new(0x2001, 0xdb8, 1, next % 8, 0, 0, 0, 2);
+            let packet = ipv6_udp(client, server, (4000 + next / 8, 53), b"x");
+            assert!(
+                bench
+                    .worker
+                    .io()
+                    .inject(V6, &ethernet(GATE, HOST, 0x86dd, &packet))
+            );
+            next += 1;
+        }
+        bench.worker.turn();
+        turns += 1;
+        let sent = std::iter::from_fn(|| bench.worker.io().take_sent(V4)).count();
+        assert_eq!(sent, 64, "a burst takes one turn, whoever reads the log");
+        while is_read && bench.events.pop().is_ok() {
+            told += 1;
+        }
+    }
+    // What the worker keeps for the log comes when there is room.
+    loop {
+        let before = told;
+        bench.worker.turn();
+        while bench.events.pop().is_ok() {
+            told += 1;
+        }
+        if told == before {
+            break;
+        }
+    }
+    let counters = bench.worker.counters();
+    let protocol = gate64_wire::addr::Protocol::Udp.index();
+    let created = counters.get(counters::sessions_created(protocol));
+    assert_eq!(created, u64::from(sessions));
+    (turns, told, counters.get(counters::events_lost(0)))
+}
+
+/// A ring that nobody empties costs no turn and no packet: what finds no room is lost, and counted to the
+/// event.
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_session() {
+    let sessions = 8192;
+    // Each subscriber has two blocks of 512 ports for its 1024 sessions.
+    let events = u64::from(sessions) + 16;
+    let (turns, told, lost) = turns_for_sessions(sessions, true);
+    assert_eq!((told, lost), (events, 0));
+    let (turns_unread, told, lost) = turns_for_sessions(sessions, false);
+    assert_eq!(turns_unread, turns);
+    assert!(lost > 0);
+    assert_eq!(told + lost, events);
 }
 
 #[test]

@@ -277,3 +277,13 @@ fn roles_follow_the_tables() {
     assert_eq!(accepted(dns64_alone).roles(), "DNS64 server alone");
     assert_eq!(accepted(FULL).roles(), "NAT64 and DNS64");
 }
+
+/// RFC 6888 REQ-12: no destination is logged unless the operator asks for it.
+#[test]
+fn a_sink_carries_blocks_and_no_sessions_by_default() {
+    let sink = "[[log.sink]]\ntype = \"ipfix\"\ntarget = \"udp://192.0.2.9:4739\"\n";
+    let (config, _) = parse(Path::new("sink.toml"), &format!("{MINIMAL}{sink}")).unwrap();
+    assert_eq!(config.log.sinks[0].events, [gate64_log::EventKind::Block]);
+    let (config, _) = parse(Path::new("none.toml"), MINIMAL).unwrap();
+    assert!(config.log.sinks.is_empty() && config.log.journal.is_none());
+}

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,7 @@ impl Store {
     /// # Errors
     /// It cannot be made or written, or another process writes it.
     pub fn open(config: &JournalConfig) -> io::Result<(Store, Recovery)> {
-        std::fs::create_dir_all(&config.path)?;
+        make_directory(&config.path)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -200,7 +200,7 @@ impl Store {
     }
 
     fn create(&self, name: SegmentName, bytes: &[u8], snapshot_len: u64) -> io::Result<Open> {
-        std::fs::create_dir_all(&self.directory)?;
+        make_directory(&self.directory)?;
         let path = name.path(&self.directory);
         let file = OpenOptions::new()
             .create(true)
@@ -320,6 +320,14 @@ impl Open {
             }
         }
     }
+}
+
+/// Who used what is nobody's business but the operator's: others cannot look into it.
+fn make_directory(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(path)
 }
 
 fn lock_error(error: Errno) -> io::Error {

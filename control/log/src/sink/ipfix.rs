@@ -306,3 +306,54 @@ fn put16(out: &mut Vec<u8>, value: u16) {
 fn count(value: usize) -> u16 {
     u16::try_from(value).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Prefix6;
+
+    /// RFC 8158 section 5.6: time, event, subscriber, external address, range, instance.
+    #[test]
+    fn a_block_as_the_rfc_has_it() {
+        let record = Record {
+            sequence: 1,
+            at_ms: 0x0102_0304,
+            what: What::Block(
+                BlockAction::Released,
+                Block {
+                    subscriber: Prefix6 {
+                        ip: "2001:db8:1::".parse().unwrap(),
+                        length: 56,
+                    },
+                    v4: "192.0.2.1".parse().unwrap(),
+                    port_first: 0x0400,
+                    port_count: 0x0200,
+                },
+            ),
+        };
+        let (template, data) = data_of(&record).unwrap();
+        assert_eq!(template, BLOCK_TEMPLATE);
+        let expected = [
+            &[0, 0, 0, 0, 1, 2, 3, 4][..],
+            &[17],
+            &[0x20, 1, 0x0d, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[56],
+            &[192, 0, 2, 1],
+            &[4, 0, 5, 0xff, 0, 1, 2, 0],
+            &[0, 0, 0, 1],
+        ];
+        assert_eq!(data, expected.concat());
+        let octets: u16 = BLOCK_FIELDS.iter().map(|(_, octets)| octets).sum();
+        assert_eq!(data.len(), usize::from(octets));
+    }
+
+    /// RFC 7011 section 4.3: notSentFlowTotalCount of this process.
+    #[test]
+    fn losses_stand_in_the_options() {
+        let message = Exporter::new(1232).templates(0x0a0b, 7);
+        let (head, lost) = message.split_at(message.len() - 8);
+        assert_eq!(lost, 0x0a0b_u64.to_be_bytes());
+        assert!(head.ends_with(&std::process::id().to_be_bytes()));
+        assert_eq!(head[4..8], 7u32.to_be_bytes());
+    }
+}
