@@ -150,12 +150,13 @@ fn choose(segments: &[SegmentName], question: &Question) -> Vec<usize> {
         let name = &segments[place];
         let ends = name.end_ms.unwrap_or(i64::MAX);
         let covers = name.start_ms <= to_ms && ends >= from_ms;
-        let gap_after = segments
-            .get(place + 1)
-            .is_some_and(|next| ends < to_ms.max(from_ms.saturating_add(1)) && next.start_ms > from_ms.max(ends));
+        let gap_after = segments.get(place + 1).is_some_and(|next| {
+            ends < to_ms.max(from_ms.saturating_add(1)) && next.start_ms > from_ms.max(ends)
+        });
         let gap_before = place > 0 && {
             let before_ms = segments[place - 1].end_ms.unwrap_or(i64::MAX);
-            before_ms < to_ms.max(from_ms.saturating_add(1)) && name.start_ms > from_ms.max(before_ms)
+            before_ms < to_ms.max(from_ms.saturating_add(1))
+                && name.start_ms > from_ms.max(before_ms)
         };
         let is_outside = (place == 0 && from_ms < name.start_ms) || (place == last && ends < to_ms);
         covers || gap_after || gap_before || is_outside
