@@ -39,7 +39,7 @@ pub enum Command {
     Replay(ReplayArgs),
     /// The gateway at a glance
     Status(ApiArgs),
-    /// Sessions, BIB, pool, subscribers, workers, drops, interfaces, neighbours, configuration
+    /// Sessions, BIB, pool, port blocks, subscribers, workers, drops, interfaces, neighbours, configuration
     Show(ShowArgs),
     /// Remove sessions
     Clear(ClearArgs),
@@ -126,6 +126,21 @@ pub enum ShowWhat {
         #[arg(long, value_parser = ["ports", "sessions", "refusals"],
             conflicts_with_all = ["protocol", "v6", "v4", "port", "remote"])]
         top: Option<String>,
+    },
+    /// Port blocks in use or at rest, and who has them
+    Blocks {
+        /// Only blocks of subscribers in this IPv6 prefix
+        #[arg(long, value_name = "PREFIX")]
+        v6: Option<String>,
+        /// Only blocks of this pool address
+        #[arg(long, value_name = "ADDR")]
+        v4: Option<String>,
+        /// Only the block that this port of the address lies in
+        #[arg(long, requires = "v4")]
+        port: Option<u16>,
+        /// Rows at most; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
     },
     /// Workers
     Workers,

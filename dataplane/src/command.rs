@@ -10,6 +10,7 @@ use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use crate::clock::Instant;
 use crate::config::Nat64Config;
 use crate::nat64::pool4::{AddressState, PoolMap};
+use crate::verdict::DropReason;
 
 /// Which entries a listing or a clearing concerns; every given field must match.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +95,51 @@ pub struct SubscriberRow {
     pub session_count: u32,
     /// New mappings and sessions refused so far.
     pub refusals: u64,
+    /// Why the last of them was.
+    pub last_refusal: Option<DropReason>,
+}
+
+/// How a port block is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockUse {
+    /// A subscriber was given it.
+    Held,
+    /// A subscriber has it by calculation.
+    Calculated,
+    /// It went back, and its ports still rest.
+    Resting,
+}
+
+impl BlockUse {
+    /// The word on the command line and in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BlockUse::Held => "held",
+            BlockUse::Calculated => "calculated",
+            BlockUse::Resting => "resting",
+        }
+    }
+}
+
+/// A port block that is not free, as shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockRow {
+    /// The pool address.
+    pub v4: Ipv4Addr,
+    /// The pool it is of: a place in the configuration's names.
+    pub pool: u8,
+    /// First port.
+    pub port_first: u16,
+    /// Number of ports.
+    pub port_count: u16,
+    /// How it is used.
+    pub block_use: BlockUse,
+    /// Who holds it, as a prefix.
+    pub subscriber: Option<(Ipv6Addr, u8)>,
+    /// Ports in use, by protocol.
+    pub ports_used: [u16; 3],
+    /// For how long it is held; 0 for one that rests.
+    pub held_seconds: u32,
 }
 
 /// A pool address's use as shown.
@@ -183,6 +229,18 @@ pub enum Command {
         limit: usize,
         /// Where the page goes.
         reply: Sender<Page<PoolRow>>,
+    },
+    /// List blocks that are not free, as above; `filter.v4`, `filter.v4_port` (with `v4`) and
+    /// `filter.v6` count.
+    Blocks {
+        /// Which.
+        filter: Filter,
+        /// Where to go on.
+        cursor: u32,
+        /// Rows at most.
+        limit: usize,
+        /// Where the page goes.
+        reply: Sender<Page<BlockRow>>,
     },
     /// Remove the matching sessions; answers how many.
     ClearSessions {

@@ -228,6 +228,16 @@ pub enum Refusal {
     Bypass,
 }
 
+impl Refusal {
+    /// The reason, if the packet is dropped.
+    pub fn reason(&self) -> Option<DropReason> {
+        match self {
+            Refusal::Drop(reason) | Refusal::Reject(reason, _) => Some(*reason),
+            Refusal::Hold | Refusal::Bypass => None,
+        }
+    }
+}
+
 impl From<DropReason> for Refusal {
     fn from(reason: DropReason) -> Refusal {
         Refusal::Drop(reason)

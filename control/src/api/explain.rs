@@ -6,6 +6,7 @@ use gate64_dataplane::command::{Command, Filter, Page};
 use gate64_wire::rfc6052::Pref64;
 
 use super::model::Explanation;
+use super::subscriber;
 use crate::config::{Config, Pool4Source};
 use crate::state::State;
 
@@ -44,30 +45,8 @@ fn explain_v6(state: &State, config: &Config, ip: Ipv6Addr) -> Vec<String> {
         return lines;
     }
     let mut lines = vec!["an IPv6 host: not in any translation prefix".to_owned()];
-    let rows = ask_all(state, |reply| Command::Subscribers {
-        filter: Filter {
-            v6: Some((ip, config.nat64.subscriber.prefix_length)),
-            ..Filter::default()
-        },
-        cursor: 0,
-        limit: 1,
-        reply,
-    });
-    let prefix_length = config.nat64.subscriber.prefix_length;
-    match rows.first() {
-        None => lines.push(format!(
-            "its subscriber (by its first {prefix_length} bits) holds no ports at present"
-        )),
-        Some((worker, row)) => {
-            lines.push(format!(
-                "subscriber {}/{} on worker {worker}: pool address {}, {} sessions, {} refusals",
-                row.prefix, row.prefix_length, row.v4, row.session_count, row.refusals
-            ));
-            for first in &row.blocks {
-                let last = first.saturating_add(row.block_size.saturating_sub(1));
-                lines.push(format!("port block {}:{first}-{last}", row.v4));
-            }
-        }
+    if config.has_nat64() {
+        lines.extend(subscriber::explain(state, config, ip));
     }
     lines
 }
@@ -143,7 +122,7 @@ fn is_pool_address(config: &Config, ip: Ipv4Addr) -> bool {
     })
 }
 
-fn ask_all<T>(
+pub(super) fn ask_all<T>(
     state: &State,
     command: impl Fn(crossbeam::channel::Sender<Page<T>>) -> Command,
 ) -> Vec<(u8, T)> {

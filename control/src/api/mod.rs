@@ -4,6 +4,7 @@ mod explain;
 mod listing;
 pub mod model;
 mod server;
+mod subscriber;
 mod summary;
 
 pub use listing::Query;

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use gate64_dataplane::command::{BibRow, PoolRow, SessionRow, SubscriberRow};
+use gate64_dataplane::command::{BibRow, BlockRow, PoolRow, SessionRow, SubscriberRow};
 use gate64_dataplane::config::SubscriberClass;
 use serde::{Deserialize, Serialize};
 
@@ -176,6 +176,9 @@ pub struct Subscriber {
     pub session_count: u32,
     /// New mappings and sessions refused so far.
     pub refusals: u64,
+    /// Why the last of them was: a reason of `gate64 show drops`; empty for none.
+    #[serde(default)]
+    pub last_refusal: String,
 }
 
 impl Subscriber {
@@ -201,6 +204,54 @@ impl Subscriber {
             ports_used: row.ports_used.into(),
             session_count: row.session_count,
             refusals: row.refusals,
+            last_refusal: row
+                .last_refusal
+                .map_or(String::new(), |reason| reason.label().to_owned()),
+        }
+    }
+}
+
+/// A port block that is not free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Block {
+    /// The worker that owns it.
+    pub worker: u8,
+    /// The pool address.
+    pub v4: Ipv4Addr,
+    /// The pool it is of.
+    pub pool: String,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// held, calculated or resting.
+    #[serde(rename = "use")]
+    pub block_use: String,
+    /// Who has it; empty for one that rests.
+    pub subscriber: String,
+    /// Ports in use.
+    pub ports_used: PortCounts,
+    /// For how long it is held.
+    pub held_seconds: u32,
+}
+
+impl Block {
+    /// As a worker listed it; `names` are those of the pools.
+    pub fn new(worker: u8, row: BlockRow, names: &[String]) -> Block {
+        let name = names.get(usize::from(row.pool));
+        let subscriber = row.subscriber.map(|(ip, length)| format!("{ip}/{length}"));
+        Block {
+            worker,
+            v4: row.v4,
+            pool: name.cloned().unwrap_or_default(),
+            first: row.port_first,
+            last: row
+                .port_first
+                .saturating_add(row.port_count.saturating_sub(1)),
+            block_use: row.block_use.name().to_owned(),
+            subscriber: subscriber.unwrap_or_default(),
+            ports_used: row.ports_used.map(u32::from).into(),
+            held_seconds: row.held_seconds,
         }
     }
 }

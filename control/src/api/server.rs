@@ -31,6 +31,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/v1/sessions", get(sessions))
         .route("/v1/bib", get(bib))
         .route("/v1/pool", get(pool))
+        .route("/v1/blocks", get(blocks))
         .route("/v1/subscribers", get(subscribers))
         .route("/v1/workers", get(workers))
         .route("/v1/drops", get(drops))
@@ -188,6 +189,27 @@ async fn pool(Shared(state): App, query: Asked) -> Response {
         let names = &config.nat64.pool_names;
         listing::list(state, query, command, |worker, row| {
             model::PoolAddress::new(worker, row, names)
+        })
+    })
+    .await
+}
+
+async fn blocks(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        if query.port.is_some() && query.v4.is_none() {
+            let error = "a port is one of an address: give v4 too".to_owned();
+            return Err(ListError::Request(error));
+        }
+        let command = |filter, cursor, limit, reply| Command::Blocks {
+            filter,
+            cursor,
+            limit,
+            reply,
+        };
+        let config = state.config.load();
+        let names = &config.nat64.pool_names;
+        listing::list(state, query, command, |worker, row| {
+            model::Block::new(worker, row, names)
         })
     })
     .await

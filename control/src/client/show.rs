@@ -75,6 +75,25 @@ pub fn show(api: &mut Connection, args: &ShowArgs) -> Result<(), Failure> {
             &SUBSCRIBERS,
             subscriber_row,
         ),
+        ShowWhat::Blocks {
+            v6,
+            v4,
+            port,
+            limit,
+        } => listing(
+            api,
+            "/v1/blocks",
+            &Query {
+                v6: v6.clone(),
+                v4: v4.clone(),
+                port: *port,
+                ..Query::default()
+            },
+            *limit,
+            json,
+            &BLOCKS,
+            block_row,
+        ),
         ShowWhat::Workers => whole(api, "/v1/workers", json, &WORKERS, worker_row),
         ShowWhat::Drops { all } => drops(api, *all, json),
         ShowWhat::Interfaces => whole(api, "/v1/interfaces", json, &INTERFACES, interface_row),
@@ -218,6 +237,36 @@ fn pool_row(p: &model::PoolAddress) -> Vec<String> {
         grouped(p.ports_used.tcp.into()),
         grouped(p.ports_used.icmp.into()),
         p.worker.to_string(),
+    ]
+}
+
+const BLOCKS: [Column; 9] = [
+    ("ADDRESS", false),
+    ("PORTS", false),
+    ("POOL", false),
+    ("USE", false),
+    ("SUBSCRIBER", false),
+    ("UDP PORTS", true),
+    ("TCP PORTS", true),
+    ("ICMP IDS", true),
+    ("HELD FOR", true),
+];
+
+fn block_row(b: &model::Block) -> Vec<String> {
+    let or_dash = |text: &str| if text.is_empty() { "-" } else { text }.to_owned();
+    vec![
+        b.v4.to_string(),
+        format!("{}-{}", b.first, b.last),
+        b.pool.clone(),
+        b.block_use.clone(),
+        or_dash(&b.subscriber),
+        grouped(b.ports_used.udp.into()),
+        grouped(b.ports_used.tcp.into()),
+        grouped(b.ports_used.icmp.into()),
+        match b.subscriber.is_empty() {
+            true => "-".to_owned(),
+            false => seconds(b.held_seconds.into()),
+        },
     ]
 }
 

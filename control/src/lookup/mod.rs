@@ -19,7 +19,9 @@ use crate::check;
 use crate::cli::DEFAULT_CONFIG;
 use crate::config::{self, Config};
 use crate::exit::Failure;
-use answer::{Answer, Holder, When, note_text, rfc3339};
+pub use answer::Holder;
+use answer::{Answer, When, note_text, rfc3339};
+pub use calculated::holder as calculated_holder;
 pub use subject::What;
 
 /// `gate64 lookup`.

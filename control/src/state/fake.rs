@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use crossbeam::channel::Receiver;
-use gate64_dataplane::command::{BibRow, Filter, Page, PoolRow, SessionRow, SubscriberRow};
+use gate64_dataplane::command::{
+    BibRow, BlockRow, BlockUse, Filter, Page, PoolRow, SessionRow, SubscriberRow,
+};
 use gate64_dataplane::counters::Counters;
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
@@ -133,6 +135,7 @@ fn answer(number: u8, commands: &Receiver<Command>) {
             } => reply.send(sessions(number, filter, cursor, limit)).is_ok(),
             Command::Bib { reply, .. } => reply.send(one(bib(number))).is_ok(),
             Command::Pool { reply, .. } => reply.send(one(pool(number))).is_ok(),
+            Command::Blocks { reply, .. } => reply.send(one(block(number))).is_ok(),
             Command::TopSubscribers { reply, .. } => reply.send(vec![subscriber(number)]).is_ok(),
             Command::Subscribers { reply, .. } => reply.send(one(subscriber(number))).is_ok(),
             Command::ClearSessions { filter, reply } => {
@@ -215,6 +218,19 @@ fn pool(number: u8) -> PoolRow {
     }
 }
 
+fn block(number: u8) -> BlockRow {
+    BlockRow {
+        v4: v4(number, 0).ip,
+        pool: 0,
+        port_first: 1024,
+        port_count: 512,
+        block_use: BlockUse::Held,
+        subscriber: Some((client(number, 0).ip, 64)),
+        ports_used: [1, 2, 3],
+        held_seconds: 90,
+    }
+}
+
 fn subscriber(number: u8) -> SubscriberRow {
     SubscriberRow {
         prefix: client(number, 0).ip,
@@ -226,7 +242,8 @@ fn subscriber(number: u8) -> SubscriberRow {
         block_size: 512,
         ports_used: [1, 2, 3],
         session_count: 6,
-        refusals: 0,
+        refusals: 3,
+        last_refusal: Some(DropReason::SubscriberPorts),
     }
 }
 

@@ -66,7 +66,7 @@ impl Block {
 /// Blocks of a pool at present, of one worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolCounts {
-    /// That the worker gives out, those held included.
+    /// That the worker gives out, and those that are held still of addresses that give out no more.
     pub owned: u32,
     /// Held by subscribers, also of addresses that give out no more.
     pub held: u32,
@@ -203,7 +203,7 @@ impl Blocks {
             let record = &self.blocks[block as usize];
             let (is_held, is_resting) = (record.subscriber != 0, record.flags & FLAG_RESTING != 0);
             let counts = &mut self.counts[pool];
-            counts.owned += u32::from(is_open);
+            counts.owned += u32::from(is_open || is_held);
             counts.held += u32::from(is_held);
             counts.resting += u32::from(is_resting && is_open);
             let is_fixed = calculated && self.fixed_holder(block).is_some();
@@ -328,7 +328,11 @@ impl Blocks {
         record.subscriber = 0;
         record.next = 0;
         record.flags = 0;
-        if is_fixed || !self.pool.is_open(block) {
+        if !self.pool.is_open(block) {
+            self.counts_of(block).owned -= 1;
+            return None;
+        }
+        if is_fixed {
             return None;
         }
         let rested = self.rests_until(block, now);

@@ -157,8 +157,8 @@ impl Nat64 {
             false => self.open_session_v6(one, bib, v6, subscriber, context),
             true => Err(self.class_of(subscriber).refusal(DropReason::PoolExhausted)),
         };
-        if opened.is_err() {
-            self.subscribers.get_mut(subscriber).refusals += 1;
+        if let Err(refusal) = &opened {
+            self.subscribers.get_mut(subscriber).note(refusal);
             if is_new {
                 self.forget_if_idle(subscriber, context.tick);
             }
@@ -244,8 +244,8 @@ impl Nat64 {
         let opened = self
             .may_open(subscriber, false, context)
             .and_then(|()| self.add_session(bib, facts.src, remote_port, pref64, state, context));
-        if opened.is_err() {
-            self.subscribers.get_mut(subscriber).refusals += 1;
+        if let Err(refusal) = &opened {
+            self.subscribers.get_mut(subscriber).note(refusal);
         }
         Ok(Opened::Session(opened?))
     }

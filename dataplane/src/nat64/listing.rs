@@ -11,11 +11,14 @@ use super::Nat64;
 use super::class::Classes;
 use super::lifetime::LifetimeTable;
 use super::ownership::mask;
+use super::pool4::BlockId;
 use super::subscriber::Subscriber;
 use super::table::{BibEntry, Session, SessionRef};
 use super::tcp_state::TcpState;
 use crate::clock::{Instant, TICK, Tick, ticks};
-use crate::command::{BibRow, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow, TopBy};
+use crate::command::{
+    BibRow, BlockRow, BlockUse, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow, TopBy,
+};
 use crate::config::Nat64Config;
 use crate::siit;
 
@@ -101,6 +104,14 @@ impl Nat64 {
                 reply,
             } => {
                 let _ = reply.try_send(self.pool_rows(&filter, cursor, limit));
+            }
+            Command::Blocks {
+                filter,
+                cursor,
+                limit,
+                reply,
+            } => {
+                let _ = reply.try_send(self.block_rows(&filter, cursor, limit, now.tick()));
             }
             Command::ClearSessions { filter, reply } => {
                 if self.clears.len() < CLEARS_MAX {
@@ -237,13 +248,21 @@ impl Nat64 {
                 };
             }
             let address = one.address();
-            let is_wanted = filter.v6.is_none_or(|prefix| in_prefix(address, prefix))
+            let is_wanted = self.selects_subscriber(filter, address)
                 && filter.v4.is_none_or(|ip| ip == self.address_of(one));
             if is_wanted {
                 rows.push(self.subscriber_row(one));
             }
         }
         Page { rows, next: None }
+    }
+
+    /// Whether a subscriber lies in the prefix that is asked for, or that in the subscriber.
+    fn selects_subscriber(&self, filter: &Filter, subscriber: Ipv6Addr) -> bool {
+        let length_max = self.config.subscriber.prefix_length;
+        filter
+            .v6
+            .is_none_or(|(ip, length)| in_prefix(subscriber, (ip, length.min(length_max))))
     }
 
     fn address_of(&self, one: &Subscriber) -> Ipv4Addr {
@@ -265,6 +284,7 @@ impl Nat64 {
             ports_used,
             session_count: one.session_count,
             refusals: one.refusals,
+            last_refusal: one.last_refusal,
         }
     }
 
@@ -297,7 +317,9 @@ impl Nat64 {
             None => {
                 // Some may be gone since they were looked at; their numbers hold others then.
                 let best = top.best.iter().rev();
-                let rows = best.map(|&(_, id)| self.subscriber_row(self.subscribers.get(id)));
+                let best = best.map(|&(_, id)| self.subscribers.get(id));
+                let best = best.filter(|one| one.is_in_use());
+                let rows = best.map(|one| self.subscriber_row(one));
                 let _ = top.reply.try_send(rows.collect());
             }
         }
@@ -372,6 +394,67 @@ impl Nat64 {
         holders.dedup();
         row.subscribers = u32::try_from(holders.len()).unwrap_or(u32::MAX);
         (row.blocks_total + row.blocks_used > 0).then_some(row)
+    }
+
+    fn block_rows(&self, filter: &Filter, cursor: u32, limit: usize, now: Tick) -> Page<BlockRow> {
+        let mut rows = Vec::new();
+        let numbers = self.blocks_asked(filter);
+        for (looked, block) in (0..).zip(numbers.start.max(cursor)..numbers.end) {
+            if rows.len() >= limit || looked >= LOOK_MAX {
+                return Page {
+                    rows,
+                    next: Some(block),
+                };
+            }
+            rows.extend(self.block_row(block, now).filter(|row| {
+                let holder = row.subscriber.map(|(prefix, _)| prefix);
+                filter.v6.is_none()
+                    || holder.is_some_and(|prefix| self.selects_subscriber(filter, prefix))
+            }));
+        }
+        Page { rows, next: None }
+    }
+
+    /// Numbers among which the blocks lie that are asked for.
+    fn blocks_asked(&self, filter: &Filter) -> std::ops::Range<BlockId> {
+        let Some(ip) = filter.v4 else {
+            return 1..self.pool.block_number_max() + 1;
+        };
+        match (self.pool.slot(ip), filter.v4_port) {
+            (None, _) => 0..0,
+            (Some(slot), None) => self.pool.blocks_of(slot),
+            (Some(_), Some(port)) => self
+                .pool
+                .block(ip, port)
+                .map_or(0..0, |block| block..block + 1),
+        }
+    }
+
+    /// A block that this worker gave out, or that rests.
+    fn block_row(&self, block: BlockId, now: Tick) -> Option<BlockRow> {
+        let record = self.blocks.get(block);
+        let is_held = record.subscriber != 0;
+        let block_use = match (is_held, record.is_fixed()) {
+            (true, true) => BlockUse::Calculated,
+            (true, false) => BlockUse::Held,
+            (false, _) if self.blocks.is_resting(block) => BlockUse::Resting,
+            (false, _) => return None,
+        };
+        let (v4, slot, port_first) = self.pool.block_start(block)?;
+        let holder = is_held.then(|| self.subscribers.get(record.subscriber).address());
+        Some(BlockRow {
+            v4,
+            pool: self.pool.pool_of(slot),
+            port_first,
+            port_count: self.pool.block_size(),
+            block_use,
+            subscriber: holder.map(|prefix| (prefix, self.config.subscriber.prefix_length)),
+            ports_used: record.used,
+            held_seconds: match is_held {
+                true => seconds(now.0.saturating_sub(record.taken_at.0)),
+                false => 0,
+            },
+        })
     }
 
     /// A step of the oldest clearing; whether there was one.

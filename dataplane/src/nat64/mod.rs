@@ -8,7 +8,7 @@
 //! no session behind.
 
 mod block;
-mod class;
+pub mod class;
 mod cut;
 pub mod deterministic;
 mod established;

@@ -405,6 +405,9 @@ impl Nat64 {
     }
 
     fn count_pool(&mut self, pool: u8) {
+        let owned = self.blocks.owned();
+        self.counters
+            .set(counters::port_blocks_total(0), owned.into());
         let counts = self.blocks.counts(pool);
         let pool = usize::from(pool);
         self.counters
@@ -420,9 +423,7 @@ impl Nat64 {
         for pool in (0u8..).take(POOLS_MAX) {
             self.count_pool(pool);
         }
-        let (owned, held) = (self.blocks.owned(), self.blocks.held());
-        self.counters
-            .set(counters::port_blocks_total(0), owned.into());
+        let held = self.blocks.held();
         self.counters
             .set(counters::port_blocks_used(0), held.into());
     }

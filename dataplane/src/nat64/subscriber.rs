@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use super::class::Class;
 use super::pool4::{BlockId, Slot};
 use crate::memory::HashKey;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Refusal};
 
 /// A subscriber as its owner keeps it. Number 0 is none.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub struct Subscriber {
     pub bib_count: u32,
     /// Mappings and sessions refused so far.
     pub refusals: u64,
+    /// Why the last of them was.
+    pub last_refusal: Option<DropReason>,
     /// New sessions it may still open, in thousandths.
     tokens_milli: u64,
     /// When `tokens_milli` was counted, in milliseconds.
@@ -155,6 +157,7 @@ impl Subscriber {
             session_count: 0,
             bib_count: 0,
             refusals: 0,
+            last_refusal: None,
             tokens_milli: 0,
             tokens_at: 0,
             in_use: false,
@@ -165,6 +168,17 @@ impl Subscriber {
     #[inline]
     pub fn ports_total(&self) -> u32 {
         self.ports.iter().sum()
+    }
+
+    /// Whether the number is somebody's at all.
+    pub fn is_in_use(&self) -> bool {
+        self.in_use
+    }
+
+    /// Notes that it was refused a mapping or a session.
+    pub fn note(&mut self, refusal: &Refusal) {
+        self.refusals += 1;
+        self.last_refusal = refusal.reason().or(self.last_refusal);
     }
 
     /// The prefix as an address.

@@ -716,7 +716,9 @@ impl Table {
         if !self.has_room() {
             return Err(TableFull);
         }
-        let at = if self.bibs[bib as usize].session.state == 0 {
+        let entry = &self.bibs[bib as usize];
+        // The wheel's reference to a cut session would be taken for one to the new session.
+        let at = if entry.session.state == 0 && entry.flags & FLAG_AWAITED == 0 {
             self.bibs[bib as usize].session = session;
             self.wheel.arm(visit, WheelRef::First(bib).pack());
             SessionRef::First(bib)

@@ -137,7 +137,12 @@ fn status_sums_the_workers() {
 fn every_resource_answers() {
     let running = Running::start("every");
     let mut api = running.connect();
-    for (path, row_count) in [("/v1/bib", 2), ("/v1/pool", 2), ("/v1/subscribers", 2)] {
+    for (path, row_count) in [
+        ("/v1/bib", 2),
+        ("/v1/pool", 2),
+        ("/v1/blocks", 2),
+        ("/v1/subscribers", 2),
+    ] {
         let page: Listing<Value> = api.get(path, &Query::default()).unwrap();
         assert_eq!(page.rows.len(), row_count, "{path}");
     }
