@@ -279,6 +279,7 @@ def refusals_are_explained(gateway, clients):
 
 
 def pools_change(gateway, clients, seen):
+    """Refused, added, drained, cut; returns who is seen as what in the end."""
     expect(clients.mapped(0, 28) == seen, "mappings changed without a change of the pool")
     # Taken away while in use: refused, nothing changes.
     gateway.write(pool("192.0.2.0/32"))
@@ -315,6 +316,24 @@ def pools_change(gateway, clients, seen):
         stays = not before.startswith("192.0.2.1:")
         expect((after[number] == before) == stays, f"subscriber {number}, before {before}, is {after[number]} after the cut")
     expect(not any(one.startswith("192.0.2.1:") for one in after.values()), "the removed address is used")
+    return after
+
+
+def removal_drains_first(gateway, clients, seen):
+    """With `drain` a removed address goes on until the deadline; then the rest is cut."""
+    gone = "203.0.113.3"
+    before = seen | clients.mapped(40, 64)
+    expect(any(one.startswith(gone + ":") for one in before.values()), f"nobody is on {gone}: {before}")
+    rest = pool("203.0.113.0/30", f'exclude = ["{gone}"]')
+    gateway.write(pool("192.0.2.0/32"), rest, nat64='pool4_removal = "drain"\npool4_drain_deadline = "4s"')
+    accepted, said = gateway.preview()
+    expect(accepted and "go on until the drain deadline" in said, f"the preview of a removal that drains says {said}")
+    gateway.reload("took over the new configuration")
+    expect(clients.mapped(0, 28) | clients.mapped(40, 64) == before, "a removal that drains changed mappings at once")
+    until("what is drained is cut at the deadline", lambda: gone not in {row["v4"] for row in gateway.listing("pool")})
+    after = clients.mapped(0, 28) | clients.mapped(40, 64)
+    for number, mapped in before.items():
+        expect((after[number] == mapped) == (not mapped.startswith(gone + ":")), f"subscriber {number}, before {mapped}, is {after[number]}")
 
 
 def blocks_are_logged(gateway):
@@ -363,7 +382,8 @@ def main():
         clients = Clients(gateway)
         seen = alarms_and_listings(gateway, clients)
         refusals_are_explained(gateway, clients)
-        pools_change(gateway, clients, seen)
+        seen = pools_change(gateway, clients, seen)
+        removal_drains_first(gateway, clients, seen)
         gateway.stop()
         blocks_are_logged(gateway)
         calculated(gateway, clients)

@@ -178,7 +178,17 @@ fn an_address_is_explained_by_its_role() {
     // RFC 6146 section 3.8.
     assert!(lines("2001:db8:64::192.0.2.7").contains("packets hairpin"));
     assert!(lines("192.0.2.1").contains("1 of 126 port blocks"));
-    assert!(lines("2001:db8::1").contains("port block 192.0.2.0:1024-1535"));
+    let subscriber = lines("2001:db8::1");
+    for part in [
+        "subscriber 2001:db8::/64, of no class",
+        "may have 4 blocks of 512 ports, 4096 sessions",
+        "has, on worker 0: pool address 192.0.2.0, 2 of 4 blocks, 6 of 4096 sessions",
+        "port block 192.0.2.0:1024-1535",
+        "refused 3 times, the last time for subscriber_ports: The subscriber has used up",
+        "a further block would come from its address 192.0.2.0: 125 are free",
+    ] {
+        assert!(subscriber.contains(part), "{part}: {subscriber}");
+    }
     assert!(lines("203.0.113.9").contains("clients reach it as 2001:db8:64::cb00:7109"));
 }
 
