@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use gate64_wire::addr::Protocol;
 
+use super::chooser::{Chooser, first_set};
 use super::ownership::Ownership;
 use super::pool4::{BlockId, PoolMap, Slot};
 use crate::clock::Tick;
@@ -82,25 +83,6 @@ struct Addresses {
     free: Vec<u64>,
 }
 
-/// Numbers that cannot be foreseen by who has seen some of them (RFC 6056, RFC 6888 REQ-15): a
-/// keyed hash of a counter.
-#[derive(Debug)]
-struct Chooser {
-    key: HashKey,
-    counter: u64,
-}
-
-impl Chooser {
-    /// A number below `bound`; 0 if that is 0.
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)] // the product of two 32-bit numbers, upper half
-    fn below(&mut self, bound: u32) -> u32 {
-        self.counter = self.counter.wrapping_add(1);
-        let word = self.key.words(self.counter, 0, 0x6056);
-        (((word >> 32) * u64::from(bound)) >> 32) as u32
-    }
-}
-
 /// All blocks of the pools, of which this worker gives out its own.
 #[derive(Debug)]
 pub struct Blocks {
@@ -163,10 +145,7 @@ impl Blocks {
             free_words,
             period_ticks: reuse_delay_ticks.max(1),
             reserved: Vec::new(),
-            chooser: Chooser {
-                key: secret,
-                counter: 0,
-            },
+            chooser: Chooser::new(secret),
         };
         blocks.adopt(pool, ownership);
         Ok(blocks)
@@ -601,25 +580,6 @@ fn words_per_bitmap(pool: &PoolMap) -> usize {
 
 fn free_words(pool: &PoolMap) -> usize {
     (pool.stride() as usize).div_ceil(64)
-}
-
-/// The first set bit at or after `start`, going round.
-fn first_set(words: &[u64], start: u32) -> Option<u32> {
-    let start_word = (start as usize / 64).min(words.len().checked_sub(1)?);
-    let from_start = u64::MAX << (start % 64);
-    for step in 0..=words.len() {
-        let word = (start_word + step) % words.len();
-        let mask = match step {
-            0 => from_start,
-            _ if step == words.len() => !from_start,
-            _ => u64::MAX,
-        };
-        let found = words[word] & mask;
-        if found != 0 {
-            return u32::try_from(word * 64 + found.trailing_zeros() as usize).ok();
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -8,15 +8,18 @@
 //! no session behind.
 
 mod block;
+mod chooser;
 pub mod class;
 mod cut;
 pub mod deterministic;
+mod entry;
 mod established;
 mod expiry;
 mod filtering;
 mod fragment;
 mod icmp;
 mod invariants;
+mod leave;
 mod lifetime;
 mod listing;
 mod offload;
@@ -24,7 +27,9 @@ mod outbox;
 pub mod ownership;
 pub mod plan;
 pub mod pool4;
+mod pool_layout;
 mod ports;
+mod prepare;
 mod probe;
 mod relog;
 mod scratch;
@@ -33,21 +38,22 @@ mod suffix;
 mod syn_hold;
 mod table;
 pub mod tcp_state;
+mod tuples;
 mod way;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
 use gate64_wire::checksum::Delta;
-use gate64_wire::facts::{FragmentFacts, Ipv4Facts, Ipv6Facts, L4Kind, tcp_flag};
+use gate64_wire::facts::{Ipv4Facts, Ipv6Facts};
 use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
 use self::block::Blocks;
 use self::class::Classes;
-use self::established::{Forwarded, FromV4, FromV6, Lane, Plain};
+use self::established::{Forwarded, FromV4, FromV6, Lane};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
@@ -55,23 +61,24 @@ use self::outbox::Outbox;
 pub use self::outbox::Outgoing;
 use self::ownership::Ownership;
 use self::plan::Shared;
-use self::pool4::{PoolMap, Slot};
+use self::pool4::PoolMap;
+use self::prepare::{Kind, Place, Places, PreparedV4, PreparedV6, is_global, protocol_of};
 use self::relog::Relog;
 use self::scratch::Scratch;
 use self::subscriber::Subscribers;
 use self::syn_hold::SynHold;
-use self::table::{PortPlace, SessionRef, Table};
+use self::table::{SessionRef, Table};
+use self::tuples::{is_syn, mapped_of, opens_tcp, peer_of, remote_port_v4, remote_port_v6};
 use self::way::Way;
 use crate::clock::{Instant, Tick};
 use crate::command::Event;
-use crate::config::{MssClamp, Nat64Config};
+use crate::config::Nat64Config;
 use crate::counters::{self, Counters};
 use crate::io::FrameArea;
-use crate::memory::Probe;
-use crate::packet::{Frame, LINK_HEADER_MAX, Packet};
+use crate::packet::{Frame, Packet};
 use crate::route::{HopId, PortId, RouteSnapshot};
 use crate::siit;
-use crate::verdict::{DropReason, HandoffReason, IcmpError, Refusal, Side, Verdict, WorkerId};
+use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
 /// Frames worked at once.
 pub const BATCH_FRAMES_MAX: usize = 64;
@@ -81,12 +88,8 @@ const EVENTS_MAX: usize = 4096;
 
 /// Octets of an IPv6 header.
 const IPV6_HEADER: u16 = 40;
-/// Place of the hop limit in it.
-const HOP_LIMIT_AT: usize = 7;
 /// Octets of an IPv4 header without options.
 const IPV4_HEADER: u16 = 20;
-/// Octets of a TCP header without options.
-const TCP_HEADER: u16 = 20;
 
 /// Where a packet leaves to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,93 +160,6 @@ impl<'a> Context<'a> {
             tick: now.tick(),
         }
     }
-}
-
-/// How a packet of a burst goes on after stage one.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    /// TCP, UDP or echo from IPv6.
-    V6,
-    /// TCP, UDP or echo from IPv4.
-    V4,
-    /// A fragment from IPv6, not an atomic one.
-    FragmentV6(FragmentFacts),
-    /// A fragment from IPv4, and whether another worker sent it here.
-    FragmentV4(FragmentFacts, bool),
-    /// An ICMPv6 error.
-    ErrorV6,
-    /// An ICMPv4 error.
-    ErrorV4,
-    /// Another worker owns it.
-    Elsewhere(WorkerId),
-    /// Decided.
-    Settled(Verdict, Hop),
-}
-
-/// Where the stages keep what they know of a burst, one of each for every packet. What the lane
-/// of established sessions needs stands close together.
-#[derive(Debug, Default)]
-struct Places {
-    lane: Box<[Plain]>,
-    long: Box<[Place]>,
-}
-
-impl Places {
-    fn new() -> Places {
-        Places {
-            lane: Box::new([Plain::NONE; BATCH_FRAMES_MAX]),
-            long: Box::new([Place::EMPTY; BATCH_FRAMES_MAX]),
-        }
-    }
-
-    fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Plain, &mut Place)> {
-        self.lane.iter_mut().zip(&mut self.long)
-    }
-}
-
-/// What stage one found out about a packet before any table line is needed. It is written in
-/// place: facts are too large to be handed around for every packet.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    kind: Kind,
-    v6: PreparedV6,
-    v4: PreparedV4,
-}
-
-impl Place {
-    const EMPTY: Place = Place {
-        kind: Kind::Settled(Verdict::Hold, Hop::None),
-        v6: PreparedV6 {
-            facts: Ipv6Facts::NONE,
-            protocol: Protocol::Udp,
-            remote: Ipv4Addr::UNSPECIFIED,
-            pref64: 0,
-            probe: Probe::NOWHERE,
-        },
-        v4: PreparedV4 {
-            facts: Ipv4Facts::NONE,
-            protocol: Protocol::Udp,
-            slot: 0,
-        },
-    };
-}
-
-#[derive(Debug, Clone, Copy)]
-struct PreparedV6 {
-    facts: Ipv6Facts,
-    protocol: Protocol,
-    /// Z: the IPv4 destination.
-    remote: Ipv4Addr,
-    /// Which prefix it was embedded in.
-    pref64: u8,
-    probe: Probe,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct PreparedV4 {
-    facts: Ipv4Facts,
-    protocol: Protocol,
-    slot: Slot,
 }
 
 /// One worker's translator: its sessions, its share of the pool, its counters.
@@ -395,159 +311,6 @@ impl Nat64 {
             self.finish(area, item, place, context);
         }
         self.count_lane(L::SIDE, &forwarded);
-    }
-
-    /// Stage one: parse, refuse what content alone decides, find the owner, ask for the first line.
-    #[inline(never)]
-    fn prepare(&mut self, area: &FrameArea, item: &mut Item, place: &mut Place, context: &Context) {
-        let mut packet = area.packet(&mut item.frame);
-        self.prepare_packet(&mut packet, item.side, item.handed_off, place, context);
-    }
-
-    fn prepare_packet(
-        &mut self,
-        packet: &mut Packet,
-        side: Side,
-        handed_off: bool,
-        place: &mut Place,
-        context: &Context,
-    ) {
-        let kind = match side {
-            Side::V6 => self.prepare_v6(packet.bytes(), &mut place.v6),
-            Side::V4 => self.prepare_v4(packet.bytes(), handed_off, &mut place.v4),
-        };
-        place.kind = match kind {
-            Ok(kind) => kind,
-            Err(refusal) if side == Side::V6 && self.clear_suffix(packet, refusal) => {
-                return self.prepare_packet(packet, side, handed_off, place, context);
-            }
-            Err(refusal) => {
-                let (verdict, hop) = self.refuse(packet, side, refusal, context);
-                Kind::Settled(verdict, hop)
-            }
-        };
-    }
-
-    #[inline]
-    fn prepare_v6(&self, bytes: &[u8], one: &mut PreparedV6) -> Result<Kind, Refusal> {
-        one.facts.read(bytes)?;
-        let facts = &one.facts;
-        (one.pref64, one.remote) = self.pref64_of(facts.dst)?;
-        siit::check_v6(facts)?;
-        if facts.l4.kind == L4Kind::IcmpError && facts.fragment.is_none() {
-            return Ok(Kind::ErrorV6);
-        }
-        let owner = self.ownership.of_v6(facts.src);
-        if owner != self.worker {
-            return Ok(Kind::Elsewhere(owner));
-        }
-        if let Some(fragment) = facts.fragment.filter(is_part) {
-            return Ok(Kind::FragmentV6(fragment));
-        }
-        self.look_up_v6(one)?;
-        Ok(Kind::V6)
-    }
-
-    /// Asks the memory for the line that the packet's session is found by.
-    #[inline]
-    fn look_up_v6(&self, one: &mut PreparedV6) -> Result<(), Refusal> {
-        let facts = &one.facts;
-        one.protocol = protocol_of(facts.l4.kind)?;
-        one.probe = self.table.probe(facts.src, facts.l4.src_port, one.protocol);
-        self.table.prefetch_bucket(one.probe);
-        Ok(())
-    }
-
-    #[inline]
-    fn prepare_v4(
-        &self,
-        bytes: &[u8],
-        handed_off: bool,
-        one: &mut PreparedV4,
-    ) -> Result<Kind, Refusal> {
-        one.facts.read(bytes)?;
-        let facts = &one.facts;
-        one.slot = self.pool.slot(facts.dst).ok_or(DropReason::NotOurs)?;
-        if !may_be_source(facts.src) {
-            return Err(DropReason::SourceMartian.into());
-        }
-        siit::check_v4(facts, &self.rules)?;
-        if let Some(fragment) = facts.fragment {
-            return Ok(Kind::FragmentV4(fragment, handed_off));
-        }
-        if facts.l4.kind == L4Kind::IcmpError {
-            return Ok(Kind::ErrorV4);
-        }
-        one.protocol = protocol_of(facts.l4.kind)?;
-        let port = facts.l4.dst_port;
-        let owner = self
-            .ownership
-            .of_v4(&self.pool, facts.dst, port, one.protocol);
-        if owner != self.worker {
-            return Ok(Kind::Elsewhere(owner));
-        }
-        self.table
-            .prefetch_place(PortPlace::of(one.slot, port, one.protocol));
-        Ok(Kind::V4)
-    }
-
-    /// Which prefix the destination is in, and the IPv4 address inside it. Destinations with a
-    /// suffix are none of ours until [`Nat64::clear_suffix`] has cleared it.
-    #[inline]
-    fn pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
-        match self.pref64_first.extract_exact(dst) {
-            Some(remote) => Ok((0, remote)),
-            None => self.further_pref64_of(dst),
-        }
-    }
-
-    #[cold]
-    fn further_pref64_of(&self, dst: Ipv6Addr) -> Result<(u8, Ipv4Addr), Refusal> {
-        let mut further = (0u8..).zip(&self.config.pref64).skip(1);
-        further
-            .find_map(|(number, pref64)| Some((number, pref64.extract_exact(dst)?)))
-            .ok_or(DropReason::NotOurs.into())
-    }
-
-    /// Refuses addresses that no session may have. What has a session was judged when that was
-    /// made.
-    fn check_addresses(&self, src: Ipv6Addr, pref64: u8, remote: Ipv4Addr) -> Result<(), Refusal> {
-        // RFC 6146 section 3.5: such a packet is dropped silently, or it might loop.
-        if self.remote_of(src).is_some() {
-            return Err(DropReason::SourceInPref64.into());
-        }
-        // RFC 4291 section 2.5.6: a router does not forward packets with link-local sources.
-        let is_near = src.is_loopback() || src.is_unicast_link_local();
-        if src.is_unspecified() || is_near || src.is_multicast() {
-            return Err(DropReason::SourceMartian.into());
-        }
-        if !may_be_source(remote) {
-            return Err(DropReason::DestinationMartian.into());
-        }
-        let strict = self.config.wkp_strict && self.pref64(pref64).is_well_known();
-        if strict && !is_global(remote) {
-            return Err(DropReason::WkpNonGlobal.into());
-        }
-        Ok(())
-    }
-
-    /// Stage two: the line that the first one named.
-    #[inline(never)]
-    fn prefetch(&self, place: &Place) {
-        let bib = match place.kind {
-            Kind::V6 => self.table.guess(place.v6.probe),
-            Kind::V4 => {
-                let PreparedV4 {
-                    facts,
-                    protocol,
-                    slot,
-                } = &place.v4;
-                let port = facts.l4.dst_port;
-                self.table.at_place(PortPlace::of(*slot, port, *protocol))
-            }
-            _ => return,
-        };
-        self.table.prefetch_bib(bib);
     }
 
     /// Stage three: look up, update, write.
@@ -708,70 +471,6 @@ impl Nat64 {
         Ok((outgoing, way, verdict))
     }
 
-    /// Whether the header fits the frame and the packet the link towards the client. A packet
-    /// without DF that does not is cut: the size to cut to (RFC 7915 section 4.1).
-    #[inline]
-    fn fits_v6(
-        &self,
-        packet: &Packet,
-        facts: &Ipv4Facts,
-        mtu: u16,
-    ) -> Result<Option<u16>, Refusal> {
-        let growth = siit::v4_to_v6_growth(facts);
-        if packet.headroom() < usize::from(growth) + LINK_HEADER_MAX {
-            return Err(DropReason::Headroom.into());
-        }
-        let len = facts.len.saturating_add(growth);
-        if facts.dont_fragment {
-            return if len > mtu {
-                Err(way::too_big_for_v6(growth, mtu))
-            } else {
-                Ok(None)
-            };
-        }
-        let lowest = self.config.ipv6_mtu_lowest.min(mtu);
-        if len <= lowest {
-            return Ok(None);
-        }
-        // Every fragment carries at least 1280 - 48 octets.
-        if self.outbox.room() < usize::from(len) / 1232 + 1 {
-            return Err(DropReason::FramesExhausted.into());
-        }
-        Ok(Some(lowest))
-    }
-
-    /// A translated packet leaves whole, or in fragments by the outbox.
-    #[inline]
-    fn leave_v6(
-        &mut self,
-        packet: &Packet,
-        facts: &Ipv4Facts,
-        cut: Option<u16>,
-        hop: Hop,
-    ) -> Verdict {
-        match cut {
-            None => Verdict::Forward(Side::V6),
-            Some(lowest) => self.cut(packet, facts, lowest, hop),
-        }
-    }
-
-    #[cold]
-    fn cut(&mut self, packet: &Packet, facts: &Ipv4Facts, lowest: u16, hop: Hop) -> Verdict {
-        for fragment in siit::fragments_v6(packet.bytes(), facts.id, lowest) {
-            let verdict = Verdict::Forward(Side::V6);
-            let posted = self
-                .outbox
-                .post(fragment.len(), verdict, hop, |to| fragment.write(to));
-            let counted = if posted {
-                counters::fragments_created(0)
-            } else {
-                counters::drop_id(Side::V4, DropReason::FramesExhausted)
-            };
-            self.counters.add(counted, 1);
-        }
-        Verdict::Hold
-    }
-
     /// No mapping: a SYN is held (RFC 6146 section 3.5.2.2), anything else dropped.
     #[cold]
     fn no_bib(&mut self, packet: &Packet, one: &PreparedV4, context: &Context) -> Refusal {
@@ -817,78 +516,6 @@ impl Nat64 {
         let mut place = Place::EMPTY;
         self.prepare_packet(packet, Side::V4, false, &mut place, context);
         Ok(self.translate(packet, Side::V4, &place, context))
-    }
-
-    /// Lowers the MSS option of a SYN to what both links carry.
-    fn clamp_mss(&self, packet: &mut Packet, ip_header: u16, mtu_v4: u16, mtu_v6: u16) {
-        let mss = match self.config.mss_clamp {
-            MssClamp::Off => return,
-            MssClamp::Octets(octets) => octets,
-            MssClamp::Auto => {
-                let v4 = mtu_v4.saturating_sub(IPV4_HEADER + TCP_HEADER);
-                let v6 = mtu_v6.saturating_sub(IPV6_HEADER + TCP_HEADER);
-                v4.min(v6)
-            }
-        };
-        if let Some(l4) = packet.bytes_mut().get_mut(usize::from(ip_header)..) {
-            siit::clamp_mss(l4, mss);
-        }
-    }
-
-    /// Counts a refused packet and, where the refusal says so, turns it into the ICMP error in
-    /// answer.
-    #[cold]
-    fn refuse(
-        &mut self,
-        packet: &mut Packet,
-        side: Side,
-        refusal: Refusal,
-        context: &Context,
-    ) -> (Verdict, Hop) {
-        match refusal {
-            Refusal::Hold => (Verdict::Hold, Hop::None),
-            Refusal::Bypass => self.bypass(packet, context),
-            Refusal::Drop(reason) => {
-                self.counters.add(counters::drop_id(side, reason), 1);
-                (Verdict::Drop(reason), Hop::None)
-            }
-            Refusal::Reject(reason, error) => {
-                self.counters.add(counters::drop_id(side, reason), 1);
-                self.reject(packet, side, reason, error, context)
-            }
-        }
-    }
-
-    /// Routes a packet from IPv6 on as it is (RFC 6888 REQ-6): the destination has a route of its
-    /// own within the prefix.
-    #[cold]
-    fn bypass(&mut self, packet: &mut Packet, context: &Context) -> (Verdict, Hop) {
-        match self.route_on(packet, context) {
-            Ok(hop) => (Verdict::Forward(Side::V6), hop),
-            Err(refusal) => self.refuse(packet, Side::V6, refusal, context),
-        }
-    }
-
-    fn route_on(&mut self, packet: &mut Packet, context: &Context) -> Result<Hop, Refusal> {
-        let facts = Ipv6Facts::parse(packet.bytes())?;
-        let way = self.way_v6(None, facts.dst, context)?;
-        if facts.len > way.mtu {
-            let error = IcmpError::TooBig { mtu: way.mtu };
-            return Err(Refusal::Reject(DropReason::PacketTooBig, error));
-        }
-        // It was above 1: that was judged first (RFC 8200 section 3).
-        packet.bytes_mut()[HOP_LIMIT_AT] = facts.hop_limit.saturating_sub(1);
-        self.counters.add(counters::packets_bypassed(0), 1);
-        self.count_forwarded(Side::V6, facts.len);
-        Ok(way.hop)
-    }
-
-    #[inline]
-    fn count_forwarded(&mut self, side: Side, len: u16) {
-        self.counters
-            .add(counters::packets_forwarded(side.index()), 1);
-        self.counters
-            .add(counters::bytes_forwarded(side.index()), u64::from(len));
     }
 
     fn tell(&mut self, event: Event) {
@@ -986,89 +613,4 @@ fn recompute_checksum(packet: &mut Packet, side: Side) {
             }
         }
     }
-}
-
-/// ICMP queries have one identifier, which is the mapping's on the IPv4 side.
-#[inline]
-fn remote_port_v6(facts: &Ipv6Facts, mapping: &filtering::Mapping) -> u16 {
-    match facts.l4.kind {
-        L4Kind::EchoRequest | L4Kind::EchoReply => mapping.v4.port,
-        _ => facts.l4.dst_port,
-    }
-}
-
-/// The peer's port as sessions keep it: none for ICMP queries.
-#[inline]
-fn remote_port_v4(one: &PreparedV4) -> u16 {
-    if one.protocol == Protocol::Icmp {
-        0
-    } else {
-        one.facts.l4.src_port
-    }
-}
-
-/// T,t of a packet from IPv4.
-fn mapped_of(facts: &Ipv4Facts) -> TransportAddr4 {
-    TransportAddr4 {
-        ip: facts.dst,
-        port: facts.l4.dst_port,
-    }
-}
-
-/// Z,z of a packet from IPv4.
-fn peer_of(facts: &Ipv4Facts) -> TransportAddr4 {
-    TransportAddr4 {
-        ip: facts.src,
-        port: facts.l4.src_port,
-    }
-}
-
-/// Which BIB a packet belongs to; refuses what has none.
-#[inline]
-fn protocol_of(kind: L4Kind) -> Result<Protocol, Refusal> {
-    match kind {
-        L4Kind::Udp => Ok(Protocol::Udp),
-        L4Kind::Tcp => Ok(Protocol::Tcp),
-        L4Kind::EchoRequest | L4Kind::EchoReply => Ok(Protocol::Icmp),
-        L4Kind::LaterFragment => Err(DropReason::FragmentUnmatched.into()),
-        L4Kind::IcmpError | L4Kind::IcmpOther => Err(DropReason::IcmpUntranslatable.into()),
-        L4Kind::Unknown => Err(DropReason::UnknownProtocol.into()),
-    }
-}
-
-/// Whether it is one fragment of several: atomic ones are whole packets (RFC 8021).
-#[inline]
-fn is_part(fragment: &FragmentFacts) -> bool {
-    fragment.more || fragment.offset > 0
-}
-
-#[inline]
-fn is_syn(protocol: Protocol, tcp_flags: u8) -> bool {
-    protocol == Protocol::Tcp && tcp_flags & tcp_flag::SYN != 0
-}
-
-/// A SYN that neither resets nor ends.
-#[inline]
-fn opens_tcp(tcp_flags: u8) -> bool {
-    tcp_flags & (tcp_flag::SYN | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN
-}
-
-/// Whether a host can have this address.
-#[inline]
-fn may_be_source(ip: Ipv4Addr) -> bool {
-    let [first, ..] = ip.octets();
-    // 0/8, 127/8, 224/4 and 240/4 with the limited broadcast (RFC 1122 section 3.2.1.3).
-    first != 0 && first != 127 && first < 224
-}
-
-/// Whether RFC 6052 section 3.1 lets the well-known prefix carry the address: not private,
-/// shared, link-local, documentation, benchmarking or IETF-reserved (RFC 6890).
-fn is_global(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let shared = a == 100 && b & 0xc0 == 64;
-    let benchmarking = a == 198 && b & 0xfe == 18;
-    let protocol_assignments = a == 192 && b == 0 && c == 0;
-    let relay_anycast = a == 192 && b == 88 && c == 99;
-    !(ip.is_private() || ip.is_link_local() || ip.is_documentation() || shared || benchmarking)
-        && !(protocol_assignments || relay_anycast)
 }
