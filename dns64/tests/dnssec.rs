@@ -152,11 +152,7 @@ async fn an_absence_that_is_not_proven_hides_nothing() {
     let liar = ScriptedUpstream::start().await;
     liar.on_all(Reply::Forward(at));
     liar.on("both.sec.test.", RecordType::AAAA, nodata("sec.test.", 60));
-    liar.on(
-        "v4.sec.test.",
-        RecordType::A,
-        answer(vec![a("v4.sec.test.", 300, "192.0.2.66")]),
-    );
+    liar.has_a("v4.sec.test.", 300, "192.0.2.66");
     let bench = validating(&tree, liar.addr).await;
     let response = bench.ask("both.sec.test.", RecordType::AAAA).await;
     assert!(is_bogus(&response), "{response}");

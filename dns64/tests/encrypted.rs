@@ -5,52 +5,15 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::programs::Scratch;
 use common::*;
 use gate64_dns64::{Config, Encrypted, check};
 use hickory_proto::rr::RecordType;
 
-/// A directory that goes with the test.
-struct Directory(PathBuf);
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Directory {
-    fn new(name: &str) -> Directory {
-        let name = format!("gate64-dns64-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Directory(path)
-    }
-
-    /// A certificate of its own for dns.test, and its key.
-    fn certificate(&self, name: &str) -> (PathBuf, PathBuf) {
-        let certificate = self.0.join(format!("{name}.pem"));
-        let key = self.0.join(format!("{name}.key"));
-        let made = Command::new("openssl")
-            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
-            .args([
-                "-subj",
-                "/CN=dns.test",
-                "-addext",
-                "subjectAltName=DNS:dns.test",
-            ])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .expect("openssl runs");
-        assert!(made.status.success(), "{made:?}");
-        (certificate, key)
-    }
-}
+const NAMES: &str = "DNS:dns.test";
 
 fn encrypted(certificate: &Path, key: &Path) -> Encrypted {
     Encrypted {
@@ -72,19 +35,15 @@ async fn kdig(args: Vec<String>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kdig_is_answered_over_tls_and_https_by_a_certificate_that_it_checks() {
-    let directory = Directory::new("kdig");
-    let (certificate, key) = directory.certificate("own");
+    let directory = Scratch::new("kdig");
+    let (certificate, key) = directory.certificate("own", NAMES);
     let settings = encrypted(&certificate, &key);
     let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
     let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 300, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 300, "192.0.2.1");
     for (addr, how) in [(tls, "+tls"), (https, "+https"), (https, "+https-get")] {
         let protocol = how.replace("-get", "");
         let ca = format!("+tls-ca={}", certificate.display());
@@ -133,8 +92,8 @@ const EXAMPLE: &str = "/dns-query?dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_speaks_http() {
-    let directory = Directory::new("curl");
-    let (certificate, key) = directory.certificate("own");
+    let directory = Scratch::new("curl");
+    let (certificate, key) = directory.certificate("own", NAMES);
     let settings = encrypted(&certificate, &key);
     let https = settings.https_listen[0];
     let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
@@ -172,9 +131,9 @@ async fn https_speaks_http() {
 
 #[tokio::test]
 async fn certificates_that_do_not_fit_are_named_before_a_socket_is_made() {
-    let directory = Directory::new("misfit");
-    let (certificate, key) = directory.certificate("own");
-    let (_, other_key) = directory.certificate("other");
+    let directory = Scratch::new("misfit");
+    let (certificate, key) = directory.certificate("own", NAMES);
+    let (_, other_key) = directory.certificate("other", NAMES);
     let upstream = ScriptedUpstream::start().await;
     let complaint = |change: &dyn Fn(&mut Encrypted)| {
         let mut settings = encrypted(&certificate, &key);

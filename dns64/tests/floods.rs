@@ -227,9 +227,7 @@ async fn others_are_answered(bench: &Bench, flood: impl Future<Output = ()>) {
     for n in 0..200 {
         let owner = format!("www.n{n}.test.");
         bench.upstream.on(&owner, RecordType::A, one_a(&owner));
-        bench
-            .upstream
-            .on(&owner, RecordType::AAAA, nodata("test.", 60));
+        bench.upstream.lacks_aaaa(&owner, 60);
     }
     let others = async {
         let mut sent = 0;
@@ -249,6 +247,11 @@ async fn others_are_answered(bench: &Bench, flood: impl Future<Output = ()>) {
     };
     let (sent, ()) = tokio::join!(others, flood);
     assert!(sent <= 440, "{sent} datagrams for 400 answers");
+}
+
+async fn nobody_waits(bench: &Bench) {
+    let waiting = &bench.server.metrics().client_in_flight;
+    wait_for(|| waiting.load(Ordering::Relaxed) == 0).await;
 }
 
 fn small_caches(config: &mut gate64_dns64::Config) {
@@ -273,14 +276,7 @@ async fn a_flood_of_names_that_nobody_has_takes_bounded_memory_and_nobodys_answe
     assert!(cache.evictions > 0, "not a flood: {cache:?}");
     let ready_made = bench.server.metrics().wire_cache();
     assert!(ready_made.octets <= 1 << 20, "{ready_made:?}");
-    let waiting = || {
-        bench
-            .server
-            .metrics()
-            .client_in_flight
-            .load(Ordering::Relaxed)
-    };
-    wait_for(|| waiting() == 0).await;
+    nobody_waits(&bench).await;
 }
 
 /// Datagrams that are no queries, of every kind that the front tells apart.
@@ -307,14 +303,7 @@ async fn a_flood_of_malformed_datagrams_is_kept_nowhere_and_asked_nobody() {
     let flood = Flood::new(&bench, 8).await;
     let before = resident();
     others_are_answered(&bench, flood.send((0..30_000).map(malformed))).await;
-    let waiting = || {
-        bench
-            .server
-            .metrics()
-            .client_in_flight
-            .load(Ordering::Relaxed)
-    };
-    wait_for(|| waiting() == 0).await;
+    nobody_waits(&bench).await;
     let grown = resident().saturating_sub(before);
     assert!(grown < 48 << 20, "{grown} octets more");
     let asked = bench.upstream.asked();

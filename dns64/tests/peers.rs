@@ -7,26 +7,11 @@ mod common;
 use std::net::IpAddr;
 use std::process::Command;
 
-use common::programs::{Peer, Scratch, patient, run};
+use common::programs::{Peer, Scratch, patient};
 use common::*;
 use gate64_dns64::{Protocol, Upstream};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-
-/// A certificate for `dns.example` and the address, and its key.
-fn make_certificate(scratch: &Scratch, name: &str, ip: IpAddr) {
-    run(Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
-        .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-subj", "/CN=dns.example"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-        .args([
-            "-addext",
-            &format!("subjectAltName=DNS:dns.example,IP:{ip}"),
-        ])
-        .args(["-keyout", &scratch.path(&format!("{name}.key"))])
-        .args(["-out", &scratch.path(&format!("{name}.pem"))]));
-}
 
 /// unbound with a zone of its own, over TLS (port 853) and HTTPS (port 443).
 async fn start_unbound(scratch: &Scratch, ip: IpAddr) -> Peer {
@@ -84,8 +69,9 @@ fn encrypted(protocol: Protocol, ip: IpAddr, name: &str) -> Upstream {
 async fn unbound_is_asked_over_tls_and_https_and_has_to_be_who_it_says() {
     let scratch = Scratch::new("tls");
     let ip = own_addr().ip();
-    make_certificate(&scratch, "server", ip);
-    make_certificate(&scratch, "other", ip);
+    let names = format!("DNS:dns.example,IP:{ip}");
+    scratch.certificate("server", &names);
+    scratch.certificate("other", &names);
     let _unbound = start_unbound(&scratch, ip).await;
     let ask = async |protocol, name: &str, ca: &str| {
         let upstream = encrypted(protocol, ip, name);

@@ -26,16 +26,8 @@ async fn section_5_1_1_a_real_aaaa_is_kept_and_a_is_never_asked() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on(
-            "dual.test.",
-            RecordType::AAAA,
-            answer(vec![aaaa("dual.test.", 300, "2001:db8::1")]),
-        )
-        .on(
-            "dual.test.",
-            RecordType::A,
-            answer(vec![a("dual.test.", 300, "192.0.2.1")]),
-        );
+        .has_aaaa("dual.test.", 300, "2001:db8::1")
+        .has_a("dual.test.", 300, "192.0.2.1");
     assert_eq!(
         bench.aaaa("dual.test.").await,
         owned(&[("2001:db8::1", 300)])
@@ -48,12 +40,8 @@ async fn section_5_1_no_aaaa_gives_a_synthetic_one() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 300, "192.0.2.33")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 300, "192.0.2.33");
     let response = bench.ask("v4.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::NoError);
     assert!(response.metadata.recursion_available);
@@ -86,11 +74,7 @@ async fn section_5_1_2_other_rcodes_count_as_empty() {
         bench
             .upstream
             .on("broken.test.", RecordType::AAAA, failure(rcode))
-            .on(
-                "broken.test.",
-                RecordType::A,
-                answer(vec![a("broken.test.", 300, "192.0.2.1")]),
-            );
+            .has_a("broken.test.", 300, "192.0.2.1");
         assert_eq!(
             bench.aaaa("broken.test.").await,
             owned(&[("64:ff9b::c000:201", 300)])
@@ -103,16 +87,8 @@ async fn section_5_1_2_failures_are_passed_where_the_operator_says_so() {
     let bench = Bench::with(|config| config.on_failure = OnFailure::Pass).await;
     bench
         .upstream
-        .on(
-            "broken.test.",
-            RecordType::AAAA,
-            failure(ResponseCode::ServFail),
-        )
-        .on(
-            "broken.test.",
-            RecordType::A,
-            answer(vec![a("broken.test.", 300, "192.0.2.1")]),
-        );
+        .fails("broken.test.", RecordType::AAAA)
+        .has_a("broken.test.", 300, "192.0.2.1");
     let response = bench.ask("broken.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(bench.upstream.asked_about("broken.test.", RecordType::A), 0);
@@ -123,16 +99,8 @@ async fn section_5_1_2_failure_of_both_questions_is_a_failure() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on(
-            "broken.test.",
-            RecordType::AAAA,
-            failure(ResponseCode::ServFail),
-        )
-        .on(
-            "broken.test.",
-            RecordType::A,
-            failure(ResponseCode::ServFail),
-        );
+        .fails("broken.test.", RecordType::AAAA)
+        .fails("broken.test.", RecordType::A);
     let response = bench.ask("broken.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
 }
@@ -143,11 +111,7 @@ async fn section_5_1_3_no_answer_for_aaaa_counts_as_empty() {
     bench
         .upstream
         .on("slow.test.", RecordType::AAAA, Reply::Silence)
-        .on(
-            "slow.test.",
-            RecordType::A,
-            answer(vec![a("slow.test.", 300, "192.0.2.1")]),
-        );
+        .has_a("slow.test.", 300, "192.0.2.1");
     assert_eq!(
         bench.aaaa("slow.test.").await,
         owned(&[("64:ff9b::c000:201", 300)])
@@ -164,11 +128,7 @@ async fn section_5_1_4_mapped_addresses_count_as_missing() {
     bench
         .upstream
         .on("mapped.test.", RecordType::AAAA, answer(mapped))
-        .on(
-            "mapped.test.",
-            RecordType::A,
-            answer(vec![a("mapped.test.", 300, "192.0.2.1")]),
-        );
+        .has_a("mapped.test.", 300, "192.0.2.1");
     let response = bench.ask_with("mapped.test.", RecordType::AAAA, DO).await;
     assert_eq!(addresses(&response), owned(&[("64:ff9b::c000:201", 300)]));
     assert_eq!(types(&response.answers), [RecordType::AAAA]);
@@ -202,16 +162,8 @@ async fn section_5_1_4_names_whose_aaaa_are_ignored() {
     for owner in ["bad.test.", "www.bad.test."] {
         bench
             .upstream
-            .on(
-                owner,
-                RecordType::AAAA,
-                answer(vec![aaaa(owner, 300, "2001:db8::1")]),
-            )
-            .on(
-                owner,
-                RecordType::A,
-                answer(vec![a(owner, 300, "192.0.2.1")]),
-            );
+            .has_aaaa(owner, 300, "2001:db8::1")
+            .has_a(owner, 300, "192.0.2.1");
         assert_eq!(
             bench.aaaa(owner).await,
             owned(&[("64:ff9b::c000:201", 300)])
@@ -299,12 +251,8 @@ async fn section_5_1_5_a_chain_that_the_upstream_leaves_open_is_followed() {
         .upstream
         .on("open.test.", RecordType::AAAA, open())
         .on("open.test.", RecordType::A, open())
-        .on("end.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "end.test.",
-            RecordType::A,
-            answer(vec![a("end.test.", 300, "192.0.2.1")]),
-        );
+        .lacks_aaaa("end.test.", 60)
+        .has_a("end.test.", 300, "192.0.2.1");
     let response = bench.ask("open.test.", RecordType::AAAA).await;
     assert_eq!(
         types(&response.answers),
@@ -353,8 +301,8 @@ async fn section_5_1_6_an_error_for_a_is_passed() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("half.test.", RecordType::AAAA, nodata("test.", 60))
-        .on("half.test.", RecordType::A, failure(ResponseCode::ServFail));
+        .lacks_aaaa("half.test.", 60)
+        .fails("half.test.", RecordType::A);
     let response = bench.ask("half.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
 }
@@ -382,11 +330,7 @@ async fn section_5_1_7_the_soa_minimum_counts_too() {
     bench
         .upstream
         .on("ttl.test.", RecordType::AAAA, empty.reply())
-        .on(
-            "ttl.test.",
-            RecordType::A,
-            answer(vec![a("ttl.test.", 300, "192.0.2.1")]),
-        );
+        .has_a("ttl.test.", 300, "192.0.2.1");
     assert_eq!(bench.aaaa("ttl.test.").await[0].1, 45);
 }
 
@@ -405,18 +349,12 @@ async fn section_5_1_7_without_soa_the_ttl_is_at_most_600() {
 
 #[tokio::test]
 async fn section_5_1_7_every_a_gives_one_aaaa_per_prefix() {
-    let bench = Bench::with(|config| {
-        config.pref64.push("2001:db8:122::/48".parse().unwrap());
-    })
-    .await;
-    let records = vec![
-        a("two.test.", 50, "192.0.2.33"),
-        a("two.test.", 50, "192.0.2.34"),
-    ];
-    bench
-        .upstream
-        .on("two.test.", RecordType::AAAA, nodata("test.", 60))
-        .on("two.test.", RecordType::A, answer(records));
+    let bench = Bench::with_two_prefixes().await;
+    bench.upstream.lacks_aaaa("two.test.", 60).has_all(
+        "two.test.",
+        50,
+        &["192.0.2.33", "192.0.2.34"],
+    );
     assert_eq!(
         bench.aaaa("two.test.").await,
         owned(&[

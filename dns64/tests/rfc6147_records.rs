@@ -29,12 +29,8 @@ async fn section_5_2_all_six_prefix_lengths() {
         let bench = Bench::with(|config| config.pref64 = vec![prefix.parse().unwrap()]).await;
         bench
             .upstream
-            .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-            .on(
-                "v4.test.",
-                RecordType::A,
-                answer(vec![a("v4.test.", 60, "192.0.2.33")]),
-            );
+            .lacks_aaaa("v4.test.", 60)
+            .has_a("v4.test.", 60, "192.0.2.33");
         let expected: Ipv6Addr = expected.parse().unwrap();
         let got = bench.aaaa("v4.test.").await;
         assert_eq!(got, [(expected.to_string(), 60)], "{prefix}");
@@ -51,14 +47,10 @@ async fn section_5_2_non_global_addresses_stay_out_of_the_well_known_prefix() {
     ];
     bench
         .upstream
-        .on("mix.test.", RecordType::AAAA, nodata("test.", 60))
+        .lacks_aaaa("mix.test.", 60)
         .on("mix.test.", RecordType::A, answer(records))
-        .on("lan.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "lan.test.",
-            RecordType::A,
-            answer(vec![a("lan.test.", 60, "10.0.0.1")]),
-        );
+        .lacks_aaaa("lan.test.", 60)
+        .has_a("lan.test.", 60, "10.0.0.1");
     assert_eq!(
         bench.aaaa("mix.test.").await,
         owned(&[("64:ff9b::102:304", 60)])
@@ -76,14 +68,11 @@ async fn section_5_2_the_operator_keeps_addresses_from_being_mapped() {
         config.exclude_a = vec!["192.0.2.0/28".parse().unwrap()];
     })
     .await;
-    let records = vec![
-        a("two.test.", 60, "192.0.2.1"),
-        a("two.test.", 60, "192.0.2.33"),
-    ];
-    bench
-        .upstream
-        .on("two.test.", RecordType::AAAA, nodata("test.", 60))
-        .on("two.test.", RecordType::A, answer(records));
+    bench.upstream.lacks_aaaa("two.test.", 60).has_all(
+        "two.test.",
+        60,
+        &["192.0.2.1", "192.0.2.33"],
+    );
     assert_eq!(
         bench.aaaa("two.test.").await,
         owned(&[("64:ff9b::c000:221", 60)])
@@ -92,10 +81,7 @@ async fn section_5_2_the_operator_keeps_addresses_from_being_mapped() {
 
 #[tokio::test]
 async fn section_5_3_1_a_ptr_under_pref64_leads_to_in_addr_arpa() {
-    let bench = Bench::with(|config| {
-        config.pref64.push("2001:db8:122::/48".parse().unwrap());
-    })
-    .await;
+    let bench = Bench::with_two_prefixes().await;
     let reverse = "33.2.0.192.in-addr.arpa.";
     let records = vec![ptr(reverse, 300, "v4.test.")];
     bench.upstream.on(reverse, RecordType::PTR, answer(records));
@@ -165,7 +151,7 @@ async fn section_5_3_2_authority_and_additional_sections_are_unchanged() {
     };
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
+        .lacks_aaaa("v4.test.", 60)
         .on("v4.test.", RecordType::A, with_a.reply());
     let response = bench.ask("v4.test.", RecordType::AAAA).await;
     assert_eq!(response.authorities, [txt("test.", 300, "authority")]);
@@ -177,11 +163,7 @@ async fn section_5_3_3_other_records_are_unchanged() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 300, "192.0.2.1")]),
-        )
+        .has_a("v4.test.", 300, "192.0.2.1")
         .on(
             "v4.test.",
             RecordType::TXT,
@@ -213,11 +195,7 @@ async fn section_5_5_do_and_cd_together_forbid_synthesis() {
     bench
         .upstream
         .on("v4.test.", RecordType::AAAA, empty.reply())
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 60, "192.0.2.1")]),
-        );
+        .has_a("v4.test.", 60, "192.0.2.1");
     let response = bench.ask_with("v4.test.", RecordType::AAAA, DO_CD).await;
     assert!(response.answers.is_empty());
     assert_eq!(
@@ -275,11 +253,7 @@ async fn section_5_5_bogus_answers_are_never_covered_by_synthesis() {
     bench
         .upstream
         .on("bogus.test.", RecordType::AAAA, bogus.reply())
-        .on(
-            "bogus.test.",
-            RecordType::A,
-            answer(vec![a("bogus.test.", 60, "192.0.2.1")]),
-        );
+        .has_a("bogus.test.", 60, "192.0.2.1");
     let response = bench.ask("bogus.test.", RecordType::AAAA).await;
     assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(extended_errors(&response), [6]);
@@ -291,12 +265,8 @@ async fn section_5_5_cd_without_do_is_checked_before_synthesis() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 60, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 60, "192.0.2.1");
     let response = bench.ask_with("v4.test.", RecordType::AAAA, CD).await;
     assert_eq!(addresses(&response), owned(&[("64:ff9b::c000:201", 60)]));
     for (sent, _) in bench.upstream.messages() {
@@ -309,21 +279,9 @@ async fn synthesize_always_hides_real_aaaa() {
     let bench = Bench::with(|config| config.synthesize = Synthesize::Always).await;
     bench
         .upstream
-        .on(
-            "dual.test.",
-            RecordType::AAAA,
-            answer(vec![aaaa("dual.test.", 300, "2001:db8::1")]),
-        )
-        .on(
-            "dual.test.",
-            RecordType::A,
-            answer(vec![a("dual.test.", 300, "192.0.2.1")]),
-        )
-        .on(
-            "v6.test.",
-            RecordType::AAAA,
-            answer(vec![aaaa("v6.test.", 300, "2001:db8::1")]),
-        )
+        .has_aaaa("dual.test.", 300, "2001:db8::1")
+        .has_a("dual.test.", 300, "192.0.2.1")
+        .has_aaaa("v6.test.", 300, "2001:db8::1")
         .on("v6.test.", RecordType::A, nodata("test.", 60));
     assert_eq!(
         bench.aaaa("dual.test.").await,
@@ -340,9 +298,7 @@ async fn clients_outside_synthesize_for_get_what_the_upstream_says() {
         config.synthesize_for = vec!["10.0.0.0/8".parse().unwrap()];
     })
     .await;
-    bench
-        .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60));
+    bench.upstream.lacks_aaaa("v4.test.", 60);
     assert!(bench.aaaa("v4.test.").await.is_empty());
     assert_eq!(bench.upstream.asked_about("v4.test.", RecordType::A), 0);
 }
@@ -352,12 +308,8 @@ async fn while_the_translator_is_not_ready_nothing_is_synthesised() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 60, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 60, "192.0.2.1");
     bench
         .ready
         .store(false, std::sync::atomic::Ordering::Relaxed);

@@ -81,11 +81,7 @@ async fn a_truncated_upstream_answer_is_asked_again_over_tcp() {
 async fn an_upstream_over_tcp_keeps_its_connection() {
     let bench = Bench::with(|config| config.upstream[0].protocol = Protocol::Tcp).await;
     for owner in ["one.test.", "two.test."] {
-        bench.upstream.on(
-            owner,
-            RecordType::A,
-            answer(vec![a(owner, 300, "192.0.2.1")]),
-        );
+        bench.upstream.has_a(owner, 300, "192.0.2.1");
         assert_eq!(bench.ask(owner, RecordType::A).await.answers.len(), 1);
     }
 }
@@ -95,12 +91,8 @@ async fn rfc2308_answers_and_absences_are_kept_for_their_ttl() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 100, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 100, "192.0.2.1");
     assert_eq!(bench.aaaa("v4.test.").await[0].1, 60);
     bench.clock.advance(Duration::from_secs(50));
     assert_eq!(bench.aaaa("v4.test.").await[0].1, 10);
@@ -132,9 +124,7 @@ async fn rfc2308_section_5_an_absence_without_soa_is_not_kept() {
 #[tokio::test]
 async fn rfc9520_failures_are_kept_for_a_short_time() {
     let bench = Bench::start().await;
-    bench
-        .upstream
-        .on("bad.test.", RecordType::A, failure(ResponseCode::ServFail));
+    bench.upstream.fails("bad.test.", RecordType::A);
     for _ in 0..3 {
         let response = bench.ask("bad.test.", RecordType::A).await;
         assert_eq!(response.metadata.response_code, ResponseCode::ServFail);
@@ -197,11 +187,7 @@ async fn a_dead_upstream_is_passed_over_and_comes_back() {
     for n in 0..5 {
         let owner = format!("n{n}.test.");
         dead.on(&owner, RecordType::A, Reply::Silence);
-        bench.upstream.on(
-            &owner,
-            RecordType::A,
-            answer(vec![a(&owner, 300, "192.0.2.1")]),
-        );
+        bench.upstream.has_a(&owner, 300, "192.0.2.1");
         assert_eq!(bench.ask(&owner, RecordType::A).await.answers.len(), 1);
     }
     // Three failures in a row, then it is left alone.
@@ -209,11 +195,7 @@ async fn a_dead_upstream_is_passed_over_and_comes_back() {
     let healthy: Vec<bool> = bench.server.upstreams().iter().map(|u| u.is_up).collect();
     assert_eq!(healthy, [false, true]);
     bench.clock.advance(Duration::from_secs(2));
-    dead.on(
-        "back.test.",
-        RecordType::A,
-        answer(vec![a("back.test.", 300, "192.0.2.2")]),
-    );
+    dead.has_a("back.test.", 300, "192.0.2.2");
     assert_eq!(
         bench.ask("back.test.", RecordType::A).await.answers.len(),
         1
@@ -229,11 +211,7 @@ async fn questions_at_a_dead_upstream_are_bounded_and_the_rest_is_answered() {
             .upstream
             .on(&format!("n{n}.test."), RecordType::A, Reply::Silence);
     }
-    bench.upstream.on(
-        "good.test.",
-        RecordType::A,
-        answer(vec![a("good.test.", 300, "192.0.2.1")]),
-    );
+    bench.upstream.has_a("good.test.", 300, "192.0.2.1");
     bench.ask("good.test.", RecordType::A).await;
     let names: Vec<String> = (0..30).map(|n| format!("n{n}.test.")).collect();
     let flood = names.iter().map(|owner| bench.ask(owner, RecordType::A));
@@ -334,11 +312,7 @@ async fn odd_questions_are_answered_and_never_forwarded() {
 #[tokio::test]
 async fn the_case_of_the_question_comes_back() {
     let bench = Bench::start().await;
-    bench.upstream.on(
-        "v4.test.",
-        RecordType::A,
-        answer(vec![a("v4.test.", 60, "192.0.2.1")]),
-    );
+    bench.upstream.has_a("v4.test.", 60, "192.0.2.1");
     for owner in ["v4.TEST.", "V4.test."] {
         let response = bench.ask(owner, RecordType::A).await;
         assert!(response.queries[0].name().eq_case(&name(owner)));
@@ -351,12 +325,8 @@ async fn a_reload_changes_the_prefix_and_keeps_the_socket() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 60, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 60, "192.0.2.1");
     assert_eq!(bench.aaaa("v4.test.").await[0].0, "64:ff9b::c000:201");
     let mut changed = config(&bench.upstream);
     changed.listen = vec![bench.addr];
@@ -422,12 +392,8 @@ async fn explain_says_what_happens_and_why() {
     let bench = Bench::start().await;
     bench
         .upstream
-        .on("v4.test.", RecordType::AAAA, nodata("test.", 60))
-        .on(
-            "v4.test.",
-            RecordType::A,
-            answer(vec![a("v4.test.", 300, "192.0.2.1")]),
-        );
+        .lacks_aaaa("v4.test.", 60)
+        .has_a("v4.test.", 300, "192.0.2.1");
     let steps = bench.server.explain("v4.test", None).await.join("\n");
     assert!(
         steps.contains("asked v4.test. AAAA: no such record"),

@@ -241,11 +241,7 @@ async fn what_an_upstream_slips_in_reaches_nobody() {
     bench
         .upstream
         .on("www.evil.test.", RecordType::A, lies.reply())
-        .on(
-            "bank.test.",
-            RecordType::A,
-            answer(vec![a("bank.test.", 300, "192.0.2.7")]),
-        );
+        .has_a("bank.test.", 300, "192.0.2.7");
     let response = bench.ask("www.evil.test.", RecordType::A).await;
     assert_eq!(response.answers, [a("www.evil.test.", 300, A1)]);
     assert!(response.authorities.is_empty() && response.additionals.is_empty());
@@ -404,8 +400,6 @@ async fn an_answer_of_no_use_takes_the_upstream_away_from_nobody() {
     let owner = "v4.test.";
     let reply = answer(vec![a(owner, 300, "192.0.2.1")]);
     bench.upstream.on(owner, RecordType::A, reply);
-    bench
-        .upstream
-        .on(owner, RecordType::AAAA, nodata("test.", 60));
+    bench.upstream.lacks_aaaa(owner, 60);
     assert_eq!(bench.aaaa(owner).await.len(), 1);
 }

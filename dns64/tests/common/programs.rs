@@ -29,6 +29,23 @@ impl Scratch {
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
+
+    /// Makes a certificate of its own for these names (`DNS:…,IP:…`), and its key.
+    pub fn certificate(&self, file: &str, names: &str) -> (PathBuf, PathBuf) {
+        let certificate = self.0.join(format!("{file}.pem"));
+        let key = self.0.join(format!("{file}.key"));
+        run(Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"])
+            .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
+            .args(["-subj", "/CN=gate64 test"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args(["-addext", &format!("subjectAltName={names}")])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate));
+        (certificate, key)
+    }
 }
 
 impl Drop for Scratch {
