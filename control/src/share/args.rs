@@ -49,6 +49,9 @@ pub struct ShareArgs {
     /// The longest time between router advertisements [default: 3m]
     #[arg(long, value_name = "TIME")]
     ra_interval_max: Option<String>,
+    /// Of this router against others on the link: high, medium or low [default: medium]
+    #[arg(long, value_name = "PREFERENCE")]
+    preference: Option<String>,
     /// The socket of the API [default: /run/gate64/share-DOWNSTREAM.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<String>,
@@ -99,6 +102,7 @@ impl ShareArgs {
             self.dhcpv4_option_108.as_ref(),
         );
         write_key(&mut out, "ra_interval_max", self.ra_interval_max.as_ref());
+        write_key(&mut out, "preference", self.preference.as_ref());
         write_key(&mut out, "state", self.state.as_ref());
         write_list(&mut out, "search", &self.search);
         if self.test {

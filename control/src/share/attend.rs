@@ -4,18 +4,16 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gate64_dataplane::counters;
 use gate64_dns64::Synthesize;
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, sleep_until};
 
 use super::beside::Beside;
+use super::names::Names;
 use super::native::Native;
 use super::network::Kind;
 use super::ra::message;
@@ -24,12 +22,11 @@ use super::ra::socket::{RaSocket, Received};
 use super::ra::{Health, Link as RaLink, Passing, announcement};
 use super::random::Random;
 use super::status::{Line, Status};
-use super::{Common, dhcpv4, dhcpv6, native, proxy, resolvers, setup, stale};
-use crate::config::{Config, ShareSettings};
+use super::thread::{Ended, Signals, failed};
+use super::{Common, dhcpv4, dhcpv6, proxy, setup, stale};
 use crate::exit::Failure;
 use crate::netlink::kernel::{Address, Kernel, Link};
 use crate::netlink::monitor::{Change, Monitor};
-use crate::state::State;
 
 /// How often health is looked at: what a failure costs before it is told.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +37,8 @@ const BROKEN_AFTER: Duration = Duration::from_secs(1);
 const LOOKS_PER_READING: u32 = 25;
 /// Looks between two counts of the clients.
 const LOOKS_PER_COUNT: u32 = 5;
+/// The problem of a gateway that is about to serve.
+const STARTS: &str = "starts";
 /// Changes that come within this time are read together.
 const QUIET: Duration = Duration::from_millis(10);
 /// A translator that does not serve by then is announced as broken, for hosts that know it from
@@ -55,112 +54,8 @@ pub struct Upstream {
     pub index: u32,
 }
 
-/// Why it has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// A signal, or the gateway's end.
-    Stopped,
-    /// The upstream's IPv6 is another: the network has to be chosen anew.
-    ChooseAnew,
-}
-
-/// The thread. At its end it hands back what hears the signals.
-pub struct Attendant {
-    thread: JoinHandle<(Result<Ended, Failure>, Listening)>,
-}
-
-/// A runtime that has the signals already: taken before the host is changed, so that none ends the
-/// process before it has put everything back.
-pub struct Listening {
-    runtime: Runtime,
-    signals: Signals,
-}
-
-impl Listening {
-    /// From now on signals wait to be heard.
-    pub fn begin() -> Result<Listening, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(failed("start a thread"))?;
-        let signals = {
-            let _context = runtime.enter();
-            Signals::listen().map_err(failed("wait for signals"))?
-        };
-        Ok(Listening { runtime, signals })
-    }
-}
-
-impl Attendant {
-    /// Starts it; from then on signals end the share in good order.
-    pub fn start(
-        listening: Listening,
-        config: &Config,
-        settings: &ShareSettings,
-        common: Arc<Common>,
-    ) -> Result<Attendant, Failure> {
-        let option_108 = settings.dhcpv4_option_108;
-        let synthesize = config
-            .dns64
-            .as_ref()
-            .map_or(Synthesize::Missing, |dns64| dns64.synthesize);
-        let thread = std::thread::Builder::new()
-            .name("share".to_owned())
-            .spawn(move || {
-                let mut listening = listening;
-                let Listening { runtime, signals } = &mut listening;
-                let stop = common.stop.clone();
-                let done = runtime.block_on(async {
-                    let mut attending = Attending::begin(common, option_108, synthesize).await?;
-                    let done = attending.run(signals).await;
-                    attending.leave().await;
-                    done
-                });
-                stop.send_replace(true);
-                (done, listening)
-            })
-            .map_err(failed("start a thread"))?;
-        Ok(Attendant { thread })
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// What kept it from going on.
-    pub fn join(self) -> Result<(Ended, Listening), Failure> {
-        let bug = |_| Failure::Failed("the advertising thread panicked".to_owned());
-        let (done, listening) = self.thread.join().map_err(bug)?;
-        done.map(|ended| (ended, listening))
-    }
-}
-
-fn failed(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
-    move |error| Failure::Failed(format!("cannot {what}: {error}"))
-}
-
-/// What ends a share.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn listen() -> io::Result<Signals> {
-        Ok(Signals([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn any(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
-}
-
-struct Attending {
+/// What it has in hand.
+pub struct Attending {
     common: Arc<Common>,
     kernel: Kernel,
     monitor: Monitor,
@@ -168,6 +63,9 @@ struct Attending {
     refresh_at: Option<Instant>,
     /// The downstream interface.
     link: Option<Link>,
+    /// Whether an operator has set the upstream up.
+    upstream_is_up: bool,
+    names: Names,
     /// While the interface has a link-local address.
     socket: Option<RaSocket>,
     /// Once there is something to say.
@@ -181,8 +79,6 @@ struct Attending {
     beside: Beside,
     line: Line,
     looks: u32,
-    /// What DNS64 was told last.
-    dns64_told: Option<Told>,
     /// Where a prefix is asked for.
     native: Option<Native>,
     /// Prefixes that clients may have from before.
@@ -195,15 +91,8 @@ struct Attending {
     servers: JoinSet<()>,
 }
 
-/// What the DNS64 of a gateway was told: the host's resolvers, and the /64 of native IPv6.
-struct Told {
-    gateway: Weak<State>,
-    resolvers: Vec<gate64_dns64::Upstream>,
-    native: Option<Ipv6Addr>,
-}
-
 impl Attending {
-    async fn begin(
+    pub async fn begin(
         common: Arc<Common>,
         option_108: Option<Duration>,
         synthesize: Synthesize,
@@ -220,17 +109,18 @@ impl Attending {
             monitor,
             refresh_at: None,
             link: None,
+            upstream_is_up: true,
+            names: Names::new(),
             socket: None,
             schedule: None,
             health: Health::Broken,
             broken_since: None,
-            problem: "starts".to_owned(),
+            problem: STARTS.to_owned(),
             began: Instant::now(),
             clients: BTreeSet::new(),
             beside: Beside::default(),
             line: Line::new(),
             looks: 0,
-            dns64_told: None,
             other_native: None,
             has_other_native: false,
             option_108,
@@ -276,7 +166,7 @@ impl Attending {
     }
 
     /// Goes on until a signal, or until the gateway ends.
-    async fn run(&mut self, signals: &mut Signals) -> Result<Ended, Failure> {
+    pub async fn run(&mut self, signals: &mut Signals) -> Result<Ended, Failure> {
         let mut stop = self.common.stop.subscribe();
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -330,6 +220,10 @@ impl Attending {
         if let Some(native) = &self.native {
             native.follow(upstream, &addresses);
         }
+        self.upstream_is_up = upstream.is_some_and(|link| link.is_admin_up);
+        // A gateway cannot start on an interface that is down; one that runs outlives it.
+        let has_run = self.common.upstream.borrow().is_some();
+        let upstream = upstream.filter(|_| has_run || self.upstream_is_up);
         let upstream = upstream.and_then(|link| {
             let ipv4 = ipv4_of(link, &addresses)?;
             Some(Upstream {
@@ -381,7 +275,7 @@ impl Attending {
         };
         if native.settle(&self.common).await {
             self.note_prefixes();
-            self.follow_dns64();
+            self.names.follow(&self.common, self.native.as_ref());
             self.changed();
         }
     }
@@ -390,16 +284,11 @@ impl Attending {
     fn note_prefixes(&mut self) {
         let own = self.common.network.prefixes.iter();
         let mut announced: Vec<Ipv6Addr> = own.map(|prefix| prefix.address).collect();
-        announced.extend(self.native_prefix());
+        announced.extend(self.native.as_ref().and_then(Native::prefix));
         match stale::note(&self.common.journal.prefixes_path(), &announced) {
             Ok(ended) => self.ended = ended,
             Err(error) => tracing::warn!("cannot note which prefixes clients have: {error}"),
         }
-    }
-
-    fn native_prefix(&self) -> Option<Ipv6Addr> {
-        let lease = self.native.as_ref()?.active()?;
-        Some(native::lan(lease))
     }
 
     fn changed(&mut self) {
@@ -478,15 +367,23 @@ impl Attending {
         }
         self.health = health;
         if self.looks.is_multiple_of(LOOKS_PER_COUNT) {
-            self.follow_dns64();
+            self.names.follow(&self.common, self.native.as_ref());
             self.count_clients().await;
             let sessions = self.sessions();
-            self.line.show(Status {
+            let has_clients = !self.clients.is_empty() && self.health == Health::Serving;
+            self.names.hint(&self.common, has_clients);
+            let own = self.common.network.preference;
+            let status = Status {
                 health: self.health,
                 problem: self.problem.clone(),
+                in_the_way: self.beside.preferred_to(own, Instant::now()),
                 clients: self.clients.len(),
                 sessions,
-            });
+            };
+            // What was chosen is shown first.
+            if self.line.is_shown() || status.problem != STARTS {
+                self.line.show(status);
+            }
         }
         if self.looks.is_multiple_of(LOOKS_PER_READING) {
             self.follow_native();
@@ -531,60 +428,18 @@ impl Attending {
         }
     }
 
-    /// Where DNS64 asks the host's resolvers, it asks those that the host has now; and native IPv6
-    /// may have come or gone since the gateway started.
-    fn follow_dns64(&mut self) {
-        let Some(state) = self.common.gateway.load_full() else {
-            return;
-        };
-        let (Some(server), Some(mut dns64)) = (&state.dns64, state.config.load().dns64.clone())
-        else {
-            return;
-        };
-        let gateway = Arc::downgrade(&state);
-        let told = self.dns64_told.take();
-        let told = told.filter(|told| Weak::ptr_eq(&told.gateway, &gateway));
-        let told = told.unwrap_or_else(|| Told {
-            gateway: Weak::clone(&gateway),
-            resolvers: dns64.upstream.clone(),
-            native: None,
-        });
-        let mut now = Told {
-            gateway,
-            resolvers: told.resolvers.clone(),
-            native: self.native_prefix(),
-        };
-        if self.common.follows_resolvers {
-            let of_host = resolvers::of_host();
-            if !of_host.is_empty() {
-                now.resolvers = of_host;
-            }
-        }
-        if told.resolvers != now.resolvers || told.native != now.native {
-            dns64.upstream.clone_from(&now.resolvers);
-            if let Some(native) = &self.native {
-                native.adapt_dns64(&mut dns64);
-            }
-            match server.reload(dns64) {
-                Ok(()) if told.resolvers != now.resolvers => {
-                    tracing::info!("asks the host's new resolvers");
-                }
-                Ok(()) => {}
-                Err(error) => tracing::warn!("DNS64 stays as it was: {error}"),
-            }
-        }
-        self.dns64_told = Some(now);
-    }
-
     /// Why the translator does not serve; nothing if it does.
     fn find_problem(&self) -> Option<String> {
         let upstream = &self.common.network.upstream;
         if self.common.upstream.borrow().is_none() {
-            return Some(format!("{upstream} has no IPv4 address"));
+            return Some(match self.upstream_is_up {
+                true => format!("{upstream} has no IPv4 address"),
+                false => format!("{upstream} is down: `ip link set {upstream} up`"),
+            });
         }
         let gateway = self.common.gateway.load_full();
         let Some(state) = gateway else {
-            return Some("starts".to_owned());
+            return Some(STARTS.to_owned());
         };
         let problems = state.readiness().nat64.unwrap_or_default();
         (!problems.is_empty()).then(|| problems.join("; "))
@@ -616,7 +471,7 @@ impl Attending {
     }
 
     /// RFC 4861 section 6.2.5: hosts are told that this router goes.
-    async fn leave(&mut self) {
+    pub async fn leave(&mut self) {
         self.servers.shutdown().await;
         if let (Some(octets), Some(socket), Some(_)) = (
             self.announcement(Health::Leaving),

@@ -7,22 +7,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use super::Common;
 use super::host::Change;
-use super::ra::message::{RaOption, RouterAdvertisement};
+use super::ra::message::{Preference, RaOption, RouterAdvertisement};
 
 /// Other routers that are remembered.
 const ROUTERS_MAX: usize = 16;
 /// Prefixes of theirs that are routed to the link.
 const PREFIXES_MAX: usize = 16;
 
+/// Another router.
+struct Other {
+    /// What was told of it.
+    text: String,
+    /// How it is preferred as a default router, and until when.
+    preference: Preference,
+    until: Instant,
+    /// It leads to IPv4 itself.
+    has_pref64: bool,
+}
+
 /// What is known of the other routers.
 #[derive(Default)]
 pub struct Beside {
-    routers: BTreeMap<Ipv6Addr, RouterAdvertisement>,
+    routers: BTreeMap<Ipv6Addr, Other>,
     prefixes: BTreeSet<Ipv6Addr>,
 }
 
@@ -30,6 +42,14 @@ impl Beside {
     /// Whether an address is another router's.
     pub fn has(&self, ip: Ipv6Addr) -> bool {
         self.routers.contains_key(&ip)
+    }
+
+    /// A router that hosts prefer to one of that preference, and that leads to no IPv4.
+    pub fn preferred_to(&self, own: Preference, now: Instant) -> Option<Ipv6Addr> {
+        let in_the_way =
+            |other: &Other| other.until > now && other.preference > own && !other.has_pref64;
+        let found = self.routers.iter().find(|(_, other)| in_the_way(other));
+        found.map(|(ip, _)| *ip)
     }
 
     /// Tells the operator what another router says, once (RFC 4861 section 6.2.7), and routes its
@@ -41,16 +61,25 @@ impl Beside {
         common: &Arc<Common>,
         tasks: &mut JoinSet<()>,
     ) {
-        let is_known = self.routers.get(&from) == Some(&message);
         let is_room = self.routers.len() < ROUTERS_MAX || self.has(from);
-        if is_known || !is_room {
+        if !is_room {
             return;
         }
+        let other = Other::of(&message, Instant::now());
+        let before = self.routers.insert(from, other);
+        let other = &self.routers[&from];
+        if before.is_some_and(|before| before.text == other.text) {
+            return;
+        }
+        let network = &common.network;
         tracing::info!(
             "another router advertises on {}: {from}, {}",
-            common.network.downstream,
-            text(&message)
+            network.downstream,
+            other.text
         );
+        if let Some(text) = warning(network.preference, other, message.router_lifetime) {
+            tracing::warn!("{text}");
+        }
         for prefix in prefixes(&message) {
             let is_own = common
                 .network
@@ -63,8 +92,41 @@ impl Beside {
                 tasks.spawn_blocking(move || lead_back(&common, prefix));
             }
         }
-        self.routers.insert(from, message);
     }
+}
+
+impl Other {
+    fn of(message: &RouterAdvertisement, now: Instant) -> Other {
+        let is_pref64 = |option: &RaOption| matches!(option, RaOption::Pref64 { lifetime, .. } if *lifetime > 0);
+        Other {
+            text: text(message),
+            preference: message.preference,
+            until: now + Duration::from_secs(u64::from(message.router_lifetime)),
+            has_pref64: message.options.iter().any(is_pref64),
+        }
+    }
+}
+
+/// What an operator can do about a router that some hosts take for their way to IPv4.
+fn warning(own: Preference, other: &Other, router_lifetime: u16) -> Option<String> {
+    if router_lifetime == 0 || other.has_pref64 || other.preference < own {
+        return None;
+    }
+    let hosts = "hosts that take no routes from advertisements (RFC 4191)";
+    Some(match (other.preference, own) {
+        (theirs, own) if theirs > own => format!(
+            "{hosts} use that router, whose preference is {theirs}, in place of this one ({own}), and have \
+             no IPv4: start with --preference high, or lower its preference"
+        ),
+        (Preference::High, _) => {
+            format!(
+                "{hosts} may use either router, and with that one have no IPv4: lower its preference"
+            )
+        }
+        _ => format!(
+            "{hosts} may use either router, and with that one have no IPv4: start with --preference high"
+        ),
+    })
 }
 
 /// The /64s that hosts make addresses from and that are on the link.
@@ -125,9 +187,16 @@ fn text(message: &RouterAdvertisement) -> String {
         RaOption::Pref64 { prefix, .. } => Some(format!("PREF64 {prefix}")),
         _ => None,
     });
-    let prefixes: Vec<String> = prefixes.collect();
     let lifetime = message.router_lifetime;
-    format!("router lifetime {lifetime} s, {}", prefixes.join(", "))
+    let mut text = format!("router lifetime {lifetime} s");
+    if lifetime > 0 {
+        text.push_str(&format!(", preference {}", message.preference));
+    }
+    for prefix in prefixes {
+        text.push_str(", ");
+        text.push_str(&prefix);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -135,6 +204,57 @@ mod tests {
     use super::*;
 
     const REST: &str = "00000000000000000000000000000000 00 00000000000000000000000000000000 00000400 00000001 00000000 00000001";
+
+    fn advertisement(preference: Preference, options: Vec<RaOption>) -> RouterAdvertisement {
+        RouterAdvertisement {
+            hop_limit: 64,
+            managed: false,
+            other: false,
+            preference,
+            router_lifetime: 1800,
+            options,
+        }
+    }
+
+    #[test]
+    fn a_router_that_hosts_prefer_is_told_of_while_it_lasts() {
+        let now = Instant::now();
+        let other = Other::of(&advertisement(Preference::High, Vec::new()), now);
+        let text = warning(Preference::Medium, &other, 1800).unwrap();
+        assert!(
+            text.contains("preference is high, in place of this one (medium)"),
+            "{text}"
+        );
+        assert_eq!(warning(Preference::Medium, &other, 0), None, "it has left");
+        let text = warning(Preference::High, &other, 1800).unwrap();
+        assert!(
+            text.contains("either router") && text.contains("lower its"),
+            "{text}"
+        );
+        let ip: Ipv6Addr = "fe80::9".parse().unwrap();
+        let mut beside = Beside::default();
+        beside.routers.insert(ip, other);
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert_eq!(
+            beside.preferred_to(Preference::Medium, later(1799)),
+            Some(ip)
+        );
+        assert_eq!(beside.preferred_to(Preference::High, later(1799)), None);
+        assert_eq!(beside.preferred_to(Preference::Medium, later(1800)), None);
+    }
+
+    #[test]
+    fn a_router_that_is_no_harm_is_not_warned_of() {
+        let now = Instant::now();
+        let low = Other::of(&advertisement(Preference::Low, Vec::new()), now);
+        assert_eq!(warning(Preference::Medium, &low, 1800), None);
+        let pref64 = RaOption::Pref64 {
+            prefix: gate64_wire::rfc6052::Pref64::WELL_KNOWN,
+            lifetime: 600,
+        };
+        let translates = Other::of(&advertisement(Preference::High, vec![pref64]), now);
+        assert_eq!(warning(Preference::Medium, &translates, 1800), None);
+    }
 
     #[test]
     fn a_route_that_leads_elsewhere_is_not_overruled() {

@@ -14,6 +14,8 @@ use rtnetlink::{LinkUnspec, RouteMessageBuilder};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
+use crate::netlink::kernel::{Kernel, NeighborKey};
+
 /// Priority of the rule: right behind the table of the host's own addresses, before all others.
 const RULE_PRIORITY: u32 = 64;
 /// Metric of a client's route: before the routes that the kernel makes of addresses (256).
@@ -71,6 +73,13 @@ pub enum Change {
         prefix: Ipv6Addr,
         /// Leading bits.
         length: u8,
+    },
+    /// The kernel keeps neighbours fresh that the gateway asks it to.
+    Neighbors {
+        /// On this interface.
+        interface: String,
+        /// Those that it kept fresh before, for someone else.
+        before: Vec<IpAddr>,
     },
     /// The host answers for a client's address on this interface (RFC 4389).
     Proxy {
@@ -157,8 +166,10 @@ impl Host {
 
     /// Undoes a change; one that is undone already, or whose interface is gone, is no error.
     pub fn undo(&self, change: &Change) -> Result<(), HostError> {
-        if let Change::Sysctl { key, before, after } = change {
-            return undo_sysctl(key, before, after);
+        match change {
+            Change::Sysctl { key, before, after } => return undo_sysctl(key, before, after),
+            Change::Neighbors { interface, before } => return self.release(interface, before),
+            _ => {}
         }
         let gone = [
             libc::ENOENT,
@@ -178,6 +189,29 @@ impl Host {
         }
     }
 
+    /// Neighbours of an interface that the kernel keeps fresh (NTF_EXT_MANAGED).
+    pub fn kept_neighbors(&self, interface: &str) -> Result<Vec<IpAddr>, HostError> {
+        let kept = self.runtime.block_on(kept_neighbors(interface))?;
+        Ok(kept.1.into_iter().map(|(_, ip)| ip).collect())
+    }
+
+    /// The kernel stops keeping neighbours fresh; they stay as ordinary entries until it drops them.
+    fn release(&self, interface: &str, before: &[IpAddr]) -> Result<(), HostError> {
+        if index(interface).is_err() {
+            return Ok(());
+        }
+        self.runtime.block_on(async {
+            let (kernel, kept) = kept_neighbors(interface).await?;
+            for key in kept.into_iter().filter(|(_, ip)| !before.contains(ip)) {
+                // One that has gone meanwhile is released too.
+                if let Err(error) = kernel.leave_alone(key).await {
+                    tracing::debug!("{} stays a kept neighbour: {error}", key.1);
+                }
+            }
+            Ok(())
+        })
+    }
+
     async fn request(
         &self,
         change: &Change,
@@ -185,8 +219,8 @@ impl Host {
     ) -> Result<Result<(), rtnetlink::Error>, HostError> {
         let handle = &self.handle;
         Ok(match change {
-            // Written through /proc, above.
-            Change::Sysctl { .. } => Ok(()),
+            // Written through /proc, above; made by the gateway, as packets come.
+            Change::Sysctl { .. } | Change::Neighbors { .. } => Ok(()),
             Change::LinkUp { interface } => {
                 let link = LinkUnspec::new_with_index(index(interface)?);
                 let link = if make { link.up() } else { link.down() };
@@ -272,6 +306,21 @@ impl Host {
     }
 }
 
+async fn kept_neighbors(interface: &str) -> Result<(Kernel, Vec<NeighborKey>), HostError> {
+    let index = index(interface)?;
+    let kernel = Kernel::open().map_err(HostError::Open)?;
+    let all = kernel.neighbors().await;
+    let all = all.map_err(|source| HostError::Netlink {
+        what: format!("list the neighbours on {interface}"),
+        source,
+    })?;
+    let kept = all
+        .into_iter()
+        .filter(|((on, _), neighbor)| *on == index && neighbor.is_managed);
+    let kept = kept.map(|(key, _)| key).collect();
+    Ok((kernel, kept))
+}
+
 fn no_route_rule(interface: &str) -> RuleMessage {
     let mut rule = RuleMessage::default();
     rule.header.family = AddressFamily::Inet6;
@@ -307,6 +356,7 @@ pub fn text(change: &Change) -> String {
         Change::NoRoute { interface } => format!("answer \"no route\" to hosts on {interface}"),
         Change::Route { interface, ip } => format!("route {ip} to {interface}"),
         Change::OnLink { interface, prefix } => format!("route {prefix}/64 to {interface}"),
+        Change::Neighbors { interface, .. } => format!("keep neighbours on {interface} fresh"),
         Change::Unreachable { prefix, length } => format!("reject {prefix}/{length}"),
         Change::Proxy { interface, ip } => format!("answer for {ip} on {interface}"),
     }

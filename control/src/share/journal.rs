@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,9 @@ use super::host::{self, Change, Host, HostError, Made};
 struct Record {
     /// The kernel's boot id: after a reboot there is nothing to undo.
     boot: String,
+    /// The interfaces of the share.
+    #[serde(default)]
+    interfaces: Vec<String>,
     changes: Vec<Change>,
 }
 
@@ -28,8 +32,17 @@ pub enum JournalError {
     /// Another gate64 has the interface.
     #[error("another gate64 shares to {0} already: stop it first")]
     Taken(String),
+    /// Another gate64 has an interface of this share.
+    #[error(
+        "another gate64 shares {0} already ({1}), and an interface is in one share only: stop that one \
+         first, or share another interface"
+    )]
+    InUse(String, String),
     /// A file.
-    #[error("cannot write {path}: {source}")]
+    #[error(
+        "cannot write {path}: {source}; what has to be undone after a crash is kept there, or where \
+         --state says"
+    )]
     File {
         /// Which.
         path: String,
@@ -58,6 +71,7 @@ impl Journal {
     /// If another process shares to that interface, or the directory cannot be used.
     pub fn begin(
         directory: &Path,
+        upstream: &str,
         downstream: &str,
     ) -> Result<(Journal, Vec<String>), JournalError> {
         fs::create_dir_all(directory).map_err(file_error(directory))?;
@@ -71,10 +85,24 @@ impl Journal {
             // The lock of a share that runs is not to be had.
             let lock_path = path.with_extension("lock");
             let is_dead = path == own || try_lock(&lock_path)?.is_some();
-            if is_dead && undo(directory, &path, &host)? {
-                undone.push(name_of(&path));
+            if is_dead {
+                if undo(directory, &path, &host)? {
+                    undone.push(name_of(&path));
+                }
+                continue;
+            }
+            let theirs = read(&path).interfaces;
+            let own = [upstream, downstream].map(str::to_owned);
+            if let Some(common) = own.into_iter().find(|name| theirs.contains(name)) {
+                return Err(JournalError::InUse(common, theirs.join(" to ")));
             }
         }
+        let record = Record {
+            boot: boot_id(),
+            interfaces: [upstream, downstream].map(str::to_owned).to_vec(),
+            changes: Vec::new(),
+        };
+        write(&own, &record)?;
         let journal = Journal {
             directory: directory.to_owned(),
             path: own,
@@ -111,6 +139,11 @@ impl Journal {
         self.host.undo(change)?;
         record.changes.remove(at);
         write(&self.path, &record)
+    }
+
+    /// Neighbours of an interface that the kernel keeps fresh already.
+    pub fn kept_neighbors(&self, interface: &str) -> Result<Vec<IpAddr>, JournalError> {
+        Ok(self.host.kept_neighbors(interface)?)
     }
 
     /// The file beside the record that keeps which prefixes were announced.
@@ -262,7 +295,7 @@ fn read(path: &Path) -> Record {
     let text = fs::read_to_string(path).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_else(|_| Record {
         boot: boot_id(),
-        changes: Vec::new(),
+        ..Record::default()
     })
 }
 

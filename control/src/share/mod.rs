@@ -11,8 +11,10 @@ mod beside;
 mod delegation;
 mod dhcpv4;
 mod dhcpv6;
+mod fitness;
 mod host;
 mod journal;
+mod names;
 mod native;
 mod network;
 mod ports;
@@ -23,6 +25,7 @@ mod resolvers;
 mod setup;
 mod stale;
 mod status;
+mod thread;
 mod ula;
 
 use std::process::ExitCode;
@@ -39,10 +42,11 @@ use crate::config::{Config, ShareSettings};
 use crate::exit::Failure;
 use crate::run::{self, End};
 use crate::state::State;
-use attend::{Attendant, Ended, Listening, Upstream};
+use attend::Upstream;
 use journal::{Journal, JournalError};
 use network::Network;
 use ports::HeldPorts;
+use thread::{Attendant, Ended, Listening};
 
 /// An address that comes is taken when it has stayed for so long: a renewal is a removal and an
 /// addition.
@@ -84,6 +88,9 @@ pub fn serve(config: Config) -> Result<(), Failure> {
         return Err(Failure::Configuration("there is no [share]".to_owned()));
     };
     setup::check(&settings)?;
+    for note in fitness::check(&settings.upstream.value, &settings.downstream.value)? {
+        tracing::warn!("{note}");
+    }
     let mut listening = Listening::begin()?;
     loop {
         let (ended, still_listening) = serve_once(&config, &settings, listening)?;
@@ -100,8 +107,12 @@ fn serve_once(
     settings: &ShareSettings,
     listening: Listening,
 ) -> Result<(Ended, Listening), Failure> {
-    let (journal, undone) =
-        Journal::begin(&settings.state, &settings.downstream.value).map_err(journal_failure)?;
+    let (journal, undone) = Journal::begin(
+        &settings.state,
+        &settings.upstream.value,
+        &settings.downstream.value,
+    )
+    .map_err(journal_failure)?;
     for interface in undone {
         tracing::warn!("undid what a killed gate64 had left of its network on {interface}");
     }
@@ -162,9 +173,11 @@ fn translate(
         common.gateway.store(None);
         match ended {
             Ok(End::Signal) => return Ok(()),
-            Ok(End::Stopped) => {}
+            // An interface that is gone is what has ended it, and ends all.
+            Ok(End::Stopped) => setup::check(settings)?,
             Err(failure) if !has_run => return Err(failure),
             Err(failure) => {
+                setup::check(settings)?;
                 tracing::error!("{failure}; trying again");
                 std::thread::sleep(RETRY);
             }
@@ -182,23 +195,17 @@ fn translate_at(
 ) -> Result<End, Failure> {
     let held = HeldPorts::take(upstream.ipv4, settings.ports.as_ref())
         .map_err(|error| Failure::Configuration(error.to_string()))?;
-    if !held.is_whole() {
-        tracing::warn!(
-            "this process may not hold a socket for each of its ports: a program of this host that \
-             binds one of {}-{} gets no answers (raise `ulimit -n`)",
-            held.range().start(),
-            held.range().end()
-        );
-    }
     let config = setup::gateway_config(config, &common.network, upstream.ipv4, held.range())?;
-    status::print_banner(
-        &common.network,
-        &config,
-        upstream.ipv4,
-        &held.range(),
-        *has_run,
-    );
+    setup::check_dns_port(&config, &common.network.downstream)?;
+    let shown = config.clone();
     let started = |state: &Arc<State>| {
+        status::print_banner(
+            &common.network,
+            &shown,
+            upstream.ipv4,
+            &held.range(),
+            *has_run,
+        );
         *has_run = true;
         common.gateway.store(Some(Arc::clone(state)));
     };

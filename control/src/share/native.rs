@@ -42,6 +42,11 @@ impl Native {
         self.active.as_ref()
     }
 
+    /// The /64 that clients have native IPv6 by.
+    pub fn prefix(&self) -> Option<Ipv6Addr> {
+        self.active.as_ref().map(lan)
+    }
+
     /// Completes when there is something to settle.
     pub async fn changed(&mut self) {
         self.delegation.changed().await;

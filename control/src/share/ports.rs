@@ -12,6 +12,8 @@ use socket2::{Domain, Socket, Type};
 const COUNT_MIN: usize = 512;
 /// Ports taken where the choice is gate64's.
 const COUNT_MAX: u16 = 8192;
+/// Files that the gateway has of its own: sockets of packets, DNS64, API and metrics.
+const FILES_OF_GATEWAY: usize = 1024;
 /// Ports below are the host's services'.
 const LOWEST: u16 = 10_000;
 /// What is searched where the host's own range is not known: Linux's default.
@@ -37,6 +39,18 @@ pub enum PortsError {
         /// Where they were searched.
         range: RangeInclusive<u16>,
     },
+    /// The process may not have as many sockets.
+    #[error(
+        "{count} ports need {} sockets, and this process may open {files}: raise `ulimit -n` \
+         (LimitNOFILE in a systemd unit), or give at most {} ports with --ports",
+        2 * count, files / 2
+    )]
+    Files {
+        /// Ports that are wanted.
+        count: usize,
+        /// Sockets that there may be.
+        files: usize,
+    },
 }
 
 impl HeldPorts {
@@ -49,9 +63,14 @@ impl HeldPorts {
         address: Ipv4Addr,
         wanted: Option<&RangeInclusive<u16>>,
     ) -> Result<HeldPorts, PortsError> {
-        raise_file_limit();
+        let files = raise_file_limit();
+        let count = wanted.map_or(COUNT_MIN, |wanted| wanted.clone().count());
+        if 2 * count > files {
+            return Err(PortsError::Files { count, files });
+        }
         let host = crate::machine::host_ports().unwrap_or(HOST_RANGE);
-        let mut searched = candidates(wanted, &host).into_iter();
+        let most = u16::try_from(files / 2).unwrap_or(u16::MAX).min(COUNT_MAX);
+        let mut searched = candidates(wanted, &host, most).into_iter();
         let first = searched.next().unwrap_or(HOST_RANGE);
         std::iter::once(first.clone())
             .chain(searched)
@@ -66,17 +85,13 @@ impl HeldPorts {
     pub fn range(&self) -> RangeInclusive<u16> {
         self.range.clone()
     }
-
-    /// Whether each of them is held.
-    pub fn is_whole(&self) -> bool {
-        self.sockets.len() == 2 * self.range.clone().count()
-    }
 }
 
-/// Where ports are searched, the best first.
+/// Where ports are searched, the best first: at most `most`, unless others are wanted.
 fn candidates(
     wanted: Option<&RangeInclusive<u16>>,
     host: &RangeInclusive<u16>,
+    most: u16,
 ) -> Vec<RangeInclusive<u16>> {
     if let Some(wanted) = wanted {
         return vec![wanted.clone()];
@@ -93,7 +108,9 @@ fn candidates(
     ranges
         .into_iter()
         .filter(|range| range.clone().count() >= COUNT_MIN)
-        .map(|range| (*range.start()).max(range.end().saturating_sub(COUNT_MAX - 1))..=*range.end())
+        .map(|range| {
+            (*range.start()).max(range.end().saturating_sub(most.saturating_sub(1)))..=*range.end()
+        })
         .collect()
 }
 
@@ -130,9 +147,9 @@ fn hold(address: Ipv4Addr, range: &RangeInclusive<u16>) -> Option<HeldPorts> {
 }
 
 enum Hold {
-    /// Someone has it.
+    /// Someone has it, or no socket is to be had.
     Used,
-    /// It is free, and held if the process may have the sockets.
+    /// It is held.
     Sockets(Vec<Socket>),
 }
 
@@ -140,8 +157,8 @@ fn hold_port(address: Ipv4Addr, port: u16) -> Hold {
     let mut sockets = Vec::new();
     for kind in [Type::STREAM, Type::DGRAM] {
         let Ok(socket) = Socket::new(Domain::IPV4, kind, None) else {
-            // Out of file descriptors.
-            continue;
+            // The machine is out of files: what cannot be held is not used.
+            return Hold::Used;
         };
         let at = SocketAddrV4::new(address, port);
         if let Err(error) = socket.bind(&at.into()) {
@@ -158,14 +175,16 @@ fn hold_port(address: Ipv4Addr, port: u16) -> Hold {
     Hold::Sockets(sockets)
 }
 
-/// Two sockets for each port are more files than a process has by default.
-fn raise_file_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-    {
-        // Then fewer ports are held, which `is_whole` tells.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+/// Two sockets for each port are more files than a process has by default. How many there may be
+/// beside those that the gateway needs.
+fn raise_file_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0));
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    limit - (limit / 4).min(FILES_OF_GATEWAY)
 }
 
 #[cfg(test)]
@@ -174,13 +193,15 @@ mod tests {
 
     #[test]
     fn ports_are_searched_outside_of_the_hosts_own_first() {
-        let ranges = candidates(None, &(32_768..=60_999));
+        let ranges = candidates(None, &(32_768..=60_999), COUNT_MAX);
         assert_eq!(ranges[0], 61_000..=65_535);
         assert_eq!(ranges[1], 32_768 - 8192..=32_767);
-        let ranges = candidates(None, &(1024..=65_535));
+        let ranges = candidates(None, &(1024..=65_535), COUNT_MAX);
         assert_eq!(ranges, [65_535 - 8191..=65_535]);
-        let ranges = candidates(Some(&(5000..=6000)), &(1024..=65_535));
+        let ranges = candidates(Some(&(5000..=6000)), &(1024..=65_535), COUNT_MAX);
         assert_eq!(ranges, [5000..=6000]);
+        let ranges = candidates(None, &(32_768..=60_999), 600);
+        assert_eq!(ranges[0], 64_936..=65_535, "where files are few");
     }
 
     #[test]
@@ -189,12 +210,23 @@ mod tests {
         let used = std::net::UdpSocket::bind((loopback, 20_100)).unwrap();
         let held = HeldPorts::take(loopback, Some(&(20_000..=21_000))).unwrap();
         assert_eq!(held.range(), 20_101..=21_000);
-        assert!(held.is_whole());
+        assert_eq!(held.sockets.len(), 2 * 900);
         std::net::TcpListener::bind((loopback, 20_500)).unwrap_err();
         std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 21_000)).unwrap_err();
         drop(held);
         std::net::TcpListener::bind((loopback, 20_500)).unwrap();
         drop(used);
+    }
+
+    #[test]
+    fn ports_that_cannot_all_be_held_are_an_error_that_says_what_to_do() {
+        let files = PortsError::Files {
+            count: 28_232,
+            files: 18_976,
+        };
+        let text = files.to_string();
+        assert!(text.contains("28232 ports need 56464 sockets"), "{text}");
+        assert!(text.contains("at most 9488 ports"), "{text}");
     }
 
     #[test]

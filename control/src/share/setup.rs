@@ -44,6 +44,22 @@ pub fn check(settings: &ShareSettings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether DNS64 can have its port on the clients' interface.
+///
+/// # Errors
+/// How to keep the program that has it from there.
+pub fn check_dns_port(config: &Config, downstream: &str) -> Result<(), Failure> {
+    let taken = config.dns64.iter().flat_map(gate64_dns64::Sockets::probe);
+    match taken.map(|taken| taken.to_string()).next() {
+        Some(taken) if taken.contains("in use") => Err(Failure::Failed(format!(
+            "port 53 is another program's, also on {downstream} (`ss -lnp 'sport = :53'` shows whose): \
+             stop it, or keep it from {downstream} (dnsmasq: `bind-dynamic` and \
+             `except-interface={downstream}`; unbound: `interface:`; named: `listen-on-v6`)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Chooses kind and prefixes. Writes only the file that keeps the prefix.
 pub fn choose(config: &Config, settings: &ShareSettings) -> Result<Network, Failure> {
     let upstream = &settings.upstream.value;
@@ -178,6 +194,12 @@ pub fn make(journal: &Journal, network: &Network) -> Result<(), JournalError> {
     if !network.kind.has_native() {
         journal.make(Change::NoRoute {
             interface: downstream.clone(),
+        })?;
+    }
+    for interface in [downstream, &network.upstream] {
+        journal.make(Change::Neighbors {
+            interface: interface.clone(),
+            before: journal.kept_neighbors(interface)?,
         })?;
     }
     if network.kind == Kind::Proxied {

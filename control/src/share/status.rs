@@ -1,7 +1,7 @@
 //! What a person sees of a share: what was chosen, and one line that changes.
 
 use std::io::{IsTerminal, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use super::network::Network;
@@ -57,6 +57,8 @@ pub struct Status {
     pub health: Health,
     /// Why not.
     pub problem: String,
+    /// A router that hosts prefer, and that leads to no IPv4.
+    pub in_the_way: Option<Ipv6Addr>,
     /// Hosts seen since the start.
     pub clients: usize,
     /// Sessions at present.
@@ -68,7 +70,10 @@ impl Status {
         let plural = |count: u64| if count == 1 { "" } else { "s" };
         let clients = u64::try_from(self.clients).unwrap_or(u64::MAX);
         let health = match self.health {
-            Health::Serving => "serves".to_owned(),
+            Health::Serving => match self.in_the_way {
+                None => "serves".to_owned(),
+                Some(router) => format!("serves, but hosts prefer the router {router}"),
+            },
             Health::Broken => format!("does not serve ({})", self.problem),
             Health::Leaving => "ends".to_owned(),
         };
@@ -97,12 +102,18 @@ impl Line {
         }
     }
 
+    /// Whether it has been shown.
+    pub fn is_shown(&self) -> bool {
+        self.shown.is_some()
+    }
+
     /// Shows what has changed.
     pub fn show(&mut self, status: Status) {
         let is_news = self.shown.as_ref().is_none_or(|shown| {
             shown.health != status.health
                 || shown.clients != status.clients
                 || shown.problem != status.problem
+                || shown.in_the_way != status.in_the_way
         });
         let mut out = std::io::stdout().lock();
         // Nobody may be left to read it.
@@ -133,10 +144,16 @@ mod tests {
         let mut status = Status {
             health: Health::Serving,
             problem: String::new(),
+            in_the_way: None,
             clients: 1,
             sessions: 12,
         };
         assert_eq!(status.text(), "serves · 1 client seen · 12 sessions");
+        status.in_the_way = Some("fe80::9".parse().unwrap());
+        assert_eq!(
+            status.text(),
+            "serves, but hosts prefer the router fe80::9 · 1 client seen · 12 sessions"
+        );
         status.health = Health::Broken;
         status.problem = "eth0 has no IPv4 address".into();
         assert_eq!(

@@ -103,6 +103,19 @@ pub fn driver_of(name: &str) -> Option<String> {
     Interface::find(name).ok().map(|interface| interface.driver)
 }
 
+/// Whether an interface merges received frames (GRO) before it hands them on.
+pub fn merges_frames(name: &str) -> bool {
+    let mut value = EthtoolValue {
+        command: ETHTOOL_GGRO,
+        data: 0,
+    };
+    let asked = CString::new(name)
+        .map_err(io::Error::from)
+        .and_then(|name| Asker::open(&name))
+        .and_then(|asker| asker.ethtool(&mut value));
+    asked.is_ok() && value.data != 0
+}
+
 /// A socket to ask with, and a request that already names the interface.
 struct Asker {
     socket: OwnedFd,
@@ -206,6 +219,15 @@ impl Asker {
 
 const ETHTOOL_GDRVINFO: u32 = 0x3;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+const ETHTOOL_GGRO: u32 = 0x2b;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    data: u32,
+}
 
 /// `struct ethtool_drvinfo`.
 #[repr(C)]

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use area::{CHUNK_SIZE, FRAME_LEN_MAX, FrameArea, HEADROOM};
 pub use error::StartError;
-pub use interface::{InterfaceReport, XdpMode, driver_of};
+pub use interface::{InterfaceReport, XdpMode, driver_of, merges_frames};
 pub use waker::Waker;
 
 use crate::packet::Frame;

@@ -1,6 +1,7 @@
 //! Router advertisements as octets: RFC 4861 section 4.2 with the options of RFC 4191, 8106 and
 //! 8781. Pure functions; the kernel computes the ICMPv6 checksum.
 
+use std::fmt;
 use std::net::Ipv6Addr;
 
 use gate64_wire::rfc6052::Pref64;
@@ -15,14 +16,24 @@ const PREF64_UNITS_MAX: u32 = 0x1fff;
 const PREF64_UNIT_SECONDS: u32 = 8;
 
 /// How much this router is to be preferred over others (RFC 4191 section 2.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Preference {
-    /// Over all others.
-    High,
-    /// As any other.
-    Medium,
     /// Only where there is no other.
     Low,
+    /// As any other.
+    Medium,
+    /// Over all others.
+    High,
+}
+
+impl fmt::Display for Preference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Preference::Low => "low",
+            Preference::Medium => "medium",
+            Preference::High => "high",
+        })
+    }
 }
 
 impl Preference {

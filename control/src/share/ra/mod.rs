@@ -171,6 +171,8 @@ fn lifetime_seconds(interval_max: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::super::network::{AnnouncedPrefix, Kind};
+    use super::super::random::Random;
+    use super::schedule::{Due, Schedule};
     use super::*;
 
     fn network(kind: Kind) -> Network {
@@ -289,6 +291,60 @@ mod tests {
     fn who_leaves_says_so_with_every_lifetime() {
         for kind in [Kind::Test, Kind::Ipv4Only, Kind::Routed, Kind::Proxied] {
             assert_eq!(lifetimes(kind, Health::Leaving), (0, vec![0; 6]));
+        }
+    }
+
+    /// What a host knows by advertisements, each until its lifetime is over.
+    fn learn(octets: &[u8], now: Instant) -> Vec<Instant> {
+        let message = message::decode(octets).unwrap();
+        let mut lifetimes = vec![u32::from(message.router_lifetime)];
+        lifetimes.extend(message.options.iter().filter_map(|option| match option {
+            RaOption::Prefix(prefix) => Some(prefix.preferred),
+            RaOption::Route { lifetime, .. }
+            | RaOption::Rdnss { lifetime, .. }
+            | RaOption::Dnssl { lifetime, .. }
+            | RaOption::Pref64 { lifetime, .. } => Some(*lifetime),
+            _ => None,
+        }));
+        let until = |seconds: u32| now + Duration::from_secs(u64::from(seconds));
+        lifetimes.into_iter().map(until).collect()
+    }
+
+    #[test]
+    fn rfc4861_section_6_2_1_a_host_loses_nothing_in_a_day_though_two_of_three_are_lost() {
+        for seconds in [4, 180, 1800] {
+            let mut network = network(Kind::Test);
+            network.ra_interval_max = Duration::from_secs(seconds);
+            let mut random = Random::new(seconds);
+            let start = Instant::now();
+            let mut schedule = Schedule::new(network.ra_interval_max, Random::new(1), start);
+            let (mut known, mut lost, mut heard) = (Vec::new(), 0, 0);
+            while heard < 500 {
+                let now = schedule.next();
+                // Somebody else solicits now and then, from an address and from none.
+                if random.bits().is_multiple_of(5) {
+                    let from = match random.bits().is_multiple_of(2) {
+                        true => Ipv6Addr::UNSPECIFIED,
+                        false => "fe80::7".parse().unwrap(),
+                    };
+                    schedule.solicited(from, now);
+                }
+                let Some(due) = schedule.due(now) else {
+                    continue;
+                };
+                let is_over = |until: &Instant| *until <= now;
+                assert!(!known.iter().any(is_over), "after {:?}", now - start);
+                if due != Due::AllNodes
+                    || (lost < 2 && !known.is_empty() && !random.bits().is_multiple_of(3))
+                {
+                    lost += u32::from(due == Due::AllNodes);
+                    continue;
+                }
+                lost = 0;
+                heard += 1;
+                let message = announcement(&network, LINK, Health::Serving, nothing_passing());
+                known = learn(&message::encode(&message), now);
+            }
         }
     }
 
