@@ -118,12 +118,13 @@ impl Bench {
     fn exchange(&self, octets: &[u8]) -> Vec<u8> {
         self.client.send(octets).expect("a datagram sent");
         let mut answer = vec![0; 65_535];
-        let len = match self.client.recv(&mut answer) {
-            Ok(len) => len,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                panic!("no answer to {octets:02x?}")
+        let len = loop {
+            match self.client.recv(&mut answer) {
+                Ok(len) => break len,
+                // libFuzzer's alarm clock.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("{error}: no answer to {octets:02x?}"),
             }
-            Err(error) => panic!("{error} after {octets:02x?}"),
         };
         answer.truncate(len);
         answer
