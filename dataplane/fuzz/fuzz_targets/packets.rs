@@ -18,14 +18,19 @@ pub fn gateway() -> (Gateway, [u16; 3]) {
     config.pool4[0].ports = 1024..=1151;
     config.subscriber.port_block_size = 64;
     let mut gateway = Gateway::with_sessions(config, 64);
+    let ports = open(&mut gateway);
+    (gateway, ports)
+}
+
+/// Makes or refreshes the live sessions; their ports in the pool.
+pub fn open(gateway: &mut Gateway) -> [u16; 3] {
     let to = (embedded(SERVER), 80);
-    let ports = [
+    [
         udp6((HOST, PORT), to, b"open"),
         tcp6((HOST, PORT), to, 2, b""),
         ping6(HOST, embedded(SERVER), PORT, b"open"),
     ]
-    .map(|packet| judged(&gateway.v6(&packet)).2);
-    (gateway, ports)
+    .map(|packet| judged(&gateway.v6(&packet)).2)
 }
 
 /// Inputs that one gateway sees: making one costs more than most inputs do. A crash that its

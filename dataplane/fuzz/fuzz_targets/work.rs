@@ -185,30 +185,40 @@ fn whole_v4(
 /// Fragments of a few packets, from both sides and turning around: in any order, overlapping,
 /// repeated, missing, late. Six octets each.
 pub fn fragments(input: &[u8]) {
-    let (mut gateway, ports) = packets::gateway();
-    for operation in input.chunks_exact(6) {
-        let [kind, who, id, offset, len, flags] = *operation else {
-            return;
-        };
-        if kind % 16 == 15 {
-            gateway.advance(Duration::from_millis(
-                FRAGMENT_WAITS_MS[usize::from(len % 4)],
-            ));
-        } else {
-            let part = Part {
-                who,
-                id: id % 4,
-                offset: u16::from(offset) * 8,
-                len: usize::from(len % 64) * 8 + usize::from(flags >> 5),
-                more: flags & 1 == 0,
-            };
-            put_part(&mut gateway, kind, flags, &part, ports);
+    packets::with_gateway(|gateway, _| {
+        let ports = packets::open(gateway);
+        for operation in input.chunks_exact(6) {
+            fragment(gateway, operation, ports);
         }
-        if kind & 0x80 != 0 {
-            gateway.outgoing();
-        }
+        // Nothing is left of them for the next input.
+        gateway.advance(Duration::from_millis(FRAGMENT_WAITS_MS[3]));
+        gateway.outgoing();
         gateway.nat64.check_invariants();
+    });
+}
+
+fn fragment(gateway: &mut Gateway, operation: &[u8], ports: [u16; 3]) {
+    let [kind, who, id, offset, len, flags] = *operation else {
+        return;
+    };
+    if kind % 16 == 15 {
+        gateway.advance(Duration::from_millis(
+            FRAGMENT_WAITS_MS[usize::from(len % 4)],
+        ));
+    } else {
+        let part = Part {
+            who,
+            id: id % 4,
+            offset: u16::from(offset) * 8,
+            len: usize::from(len % 64) * 8 + usize::from(flags >> 5),
+            more: flags & 1 == 0,
+        };
+        put_part(gateway, kind, flags, &part, ports);
     }
+    if kind & 0x80 != 0 {
+        gateway.outgoing();
+    }
+    gateway.nat64.check_invariants();
 }
 
 const FRAGMENT_WAITS_MS: [u64; 4] = [1, 1000, 1999, 2001];
