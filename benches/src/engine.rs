@@ -183,8 +183,7 @@ fn add_lifecycle(report: &mut Report) -> Result<(), BenchError> {
         lifecycle::stuck_log()?,
         None,
     );
-    let Filled { mut gateway, .. } = Filled::new(Size::of(MILLION), Protocol::Udp)?;
-    let ended = lifecycle::tear_down(&mut gateway)?;
+    let ended = lifecycle::tear_down(Size::of(MILLION))?;
     report.add(
         "teardown_per_second",
         "sessions ended per second at 1 M",
@@ -411,15 +410,11 @@ fn add_size(report: &mut Report, sessions: u64, rounds: usize) -> Result<(), Ben
 }
 
 fn add_stall(report: &mut Report) -> Result<(), BenchError> {
-    let mut runs = Vec::new();
-    for _ in 0..3 {
-        let mut filled = Filled::new(Size::of(10 * MILLION), Protocol::Udp)?;
-        runs.push(lifecycle::tear_down(&mut filled.gateway)?);
-    }
+    let ended = lifecycle::tear_down(Size::of(10 * MILLION))?;
     report.add(
         "stall_max_us",
         "longest turn of expiry in microseconds, 10 M",
-        Some(lifecycle::longest_turn(&runs) / 1e3),
+        Some(ended.longest_turn / 1e3),
         Some(Goal::AtMost(20.0)),
     );
     Ok(())

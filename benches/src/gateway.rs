@@ -130,7 +130,8 @@ impl Gateway {
         self.now = self.now + by;
     }
 
-    /// Makes the sessions of these flows and tells their mapped addresses, in order.
+    /// Makes the sessions of these flows, a packet each way, and tells their mapped addresses, in
+    /// order.
     pub fn open(
         &mut self,
         flows: impl Iterator<Item = Flow>,
@@ -175,14 +176,13 @@ impl Gateway {
         for item in frames.items() {
             mapped.push(source_of(&area, item));
         }
-        if protocol == Protocol::Tcp {
-            frames.fill(|place, bytes| {
-                let flags = tcp_flag::SYN | tcp_flag::ACK;
-                let len = write_v4(bytes, at(place).remote, mapped[place], protocol, flags);
-                (Side::V4, len)
-            });
-            frames.timed(self);
-        }
+        // An answer: only then is a TCP connection established, and a way back known.
+        frames.fill(|place, bytes| {
+            let flags = tcp_flag::SYN | tcp_flag::ACK;
+            let len = write_v4(bytes, at(place).remote, mapped[place], protocol, flags);
+            (Side::V4, len)
+        });
+        frames.timed(self);
         for (one, mapped) in wave.iter().zip(mapped) {
             opened(*one, mapped);
         }

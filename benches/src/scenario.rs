@@ -11,7 +11,7 @@ use crate::BenchError;
 pub use crate::flows::Choice;
 use crate::frames::{Frames, Load, RUN_FRAMES};
 use crate::gateway::{Filled, Size};
-use crate::lifecycle::{open_run, tear_down};
+use crate::lifecycle::{open_run, steps_of_end};
 
 /// Established traffic of one kind.
 pub struct Established {
@@ -132,7 +132,8 @@ pub fn expiry(count: u64, at_once: u64) -> Result<Duration, BenchError> {
     let mut nanoseconds = 0.0;
     for _ in 0..runs {
         let mut filled = Filled::new(Size::of(at_once), Protocol::Udp)?;
-        nanoseconds += at_once as f64 * 1e9 / tear_down(&mut filled.gateway)?.per_second;
+        let steps = steps_of_end(&mut filled.gateway)?;
+        nanoseconds += steps.iter().map(|&step| f64::from(step)).sum::<f64>();
     }
     Ok(scaled(nanoseconds, runs * at_once, count))
 }

@@ -1,7 +1,7 @@
 //! The lane of established sessions: what nearly every packet takes.
 //!
 //! A plain packet ([`gate64_wire::plain`]) of a session that it does not change needs little: its
-//! session, whose next hop is still of this route snapshot, and a new header. This lane does that
+//! session with a next hop of this route snapshot, and a new header. This lane does that
 //! and nothing else. What it does not take goes the long way of [`super`], which decides everything
 //! and would have done the same with the packets that the lane takes; the tests compare the two.
 
@@ -17,7 +17,7 @@ use super::{Context, Nat64};
 use crate::counters;
 use crate::memory::Probe;
 use crate::packet::{LINK_HEADER_MAX, Packet};
-use crate::route::HopId;
+use crate::route::{HopId, Lookup};
 use crate::siit::{self, GROWTH, PlainHeader};
 use crate::verdict::Side;
 
@@ -64,6 +64,29 @@ impl Plain {
         },
         dont_fragment: false,
     };
+
+    /// Of a packet from IPv6: the host's transport address and the peer's.
+    #[inline]
+    fn ends_v6(&self) -> (TransportAddr6, TransportAddr4) {
+        let host = TransportAddr6 {
+            ip: self.src,
+            port: self.l4.src_port,
+        };
+        let peer = TransportAddr4 {
+            ip: self.remote,
+            port: self.l4.dst_port,
+        };
+        (host, peer)
+    }
+
+    /// Of a packet from IPv4: the peer's transport address.
+    #[inline]
+    fn peer_v4(&self) -> TransportAddr4 {
+        TransportAddr4 {
+            ip: self.remote,
+            port: self.l4.src_port,
+        }
+    }
 }
 
 /// What a run forwarded through the lane: counted once for all of its packets.
@@ -102,6 +125,10 @@ pub(super) trait Lane {
         one: &Plain,
         context: &Context,
     ) -> Option<HopId>;
+
+    /// Has the session keep a next hop: for the first packet in a direction, and after a change of
+    /// routes. Whether that was what the packet lacked, so that it passes now.
+    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool;
 }
 
 /// Packets from IPv6.
@@ -152,19 +179,8 @@ impl Lane for FromV6 {
         one: &Plain,
         context: &Context,
     ) -> Option<HopId> {
-        let PlainL4 {
-            protocol,
-            src_port,
-            dst_port,
-        } = one.l4;
-        let host = TransportAddr6 {
-            ip: one.src,
-            port: src_port,
-        };
-        let dst = TransportAddr4 {
-            ip: one.remote,
-            port: dst_port,
-        };
+        let (host, dst) = one.ends_v6();
+        let protocol = one.l4.protocol;
         let met = nat64
             .table
             .meet_v6(one.bib, one.probe, host, protocol, dst)?;
@@ -184,6 +200,17 @@ impl Lane for FromV6 {
         let id = nat64.identification;
         siit::plain_v6_to_v4(packet, &one.header, &outgoing, delta, &nat64.rules, id);
         Some(hop)
+    }
+
+    #[cold]
+    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool {
+        let (host, dst) = one.ends_v6();
+        let protocol = one.l4.protocol;
+        let met = nat64.table.meet_v6(one.bib, one.probe, host, protocol, dst);
+        met.is_some_and(|met| {
+            let found = context.routes.route4(one.remote);
+            keep_hop(met.session, protocol, true, found, context)
+        })
     }
 }
 
@@ -236,10 +263,7 @@ impl Lane for FromV4 {
         let PlainL4 {
             protocol, src_port, ..
         } = one.l4;
-        let peer = TransportAddr4 {
-            ip: one.remote,
-            port: src_port,
-        };
+        let peer = one.peer_v4();
         // Number 0 is no entry and has no session.
         let met = nat64.table.meet_v4(one.bib, peer)?;
         let (hop, mtu) = kept_hop(met.session, protocol, false, context)?;
@@ -261,6 +285,15 @@ impl Lane for FromV4 {
         let outgoing = Tuple6 { src, dst, protocol };
         siit::plain_v4_to_v6(packet, &one.header, &outgoing, delta, &nat64.rules);
         Some(hop)
+    }
+
+    #[cold]
+    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool {
+        let met = nat64.table.meet_v4(one.bib, one.peer_v4());
+        met.is_some_and(|met| {
+            let found = context.routes.route6(met.v6.ip);
+            keep_hop(met.session, one.l4.protocol, false, found, context)
+        })
     }
 }
 
@@ -290,4 +323,23 @@ fn kept_hop(
     let hop = session.hop(context.generation, towards_v4)?;
     // The generation is kept in 16 bits: after 65536 changes a number could be too high.
     Some((hop, context.routes.hops().get(usize::from(hop.0))?.mtu))
+}
+
+/// Has the session keep what the routes say, unless it kept that already. Whether packets of it
+/// pass now and did not before.
+fn keep_hop(
+    session: &mut Session,
+    protocol: Protocol,
+    towards_v4: bool,
+    found: Lookup,
+    context: &Context,
+) -> bool {
+    let Lookup::Hop(hop) = found else {
+        return false;
+    };
+    if kept_hop(session, protocol, towards_v4, context).is_some() {
+        return false;
+    }
+    session.keep_hop(context.generation, towards_v4, hop);
+    kept_hop(session, protocol, towards_v4, context).is_some()
 }

@@ -300,7 +300,13 @@ impl Nat64 {
             }
             if lane.is_taken {
                 let mut packet = area.packet(&mut item.frame);
-                if let Some(hop) = L::pass(self, &mut packet, lane, context) {
+                let passed = loop {
+                    let passed = L::pass(self, &mut packet, lane, context);
+                    if passed.is_some() || !L::find_hop(self, lane, context) {
+                        break passed;
+                    }
+                };
+                if let Some(hop) = passed {
                     forwarded.count(lane.header.len);
                     item.verdict = Verdict::Forward(L::SIDE.other());
                     item.hop = Hop::Resolved(hop);

@@ -29,13 +29,13 @@ use crate::verdict::{DropReason, Side, Verdict};
 const COMMANDS_PER_TURN: usize = 4;
 
 /// Entries looked at for expiry in a turn: as many as a turn can make new.
-const EXPIRY_PER_TURN: usize = 256;
+pub const EXPIRY_PER_TURN: usize = 256;
 
 /// Entries looked at before the clock is asked again.
-const EXPIRY_STEP: usize = 15;
+pub const EXPIRY_STEP: usize = 15;
 
 /// No further step begins after this: expiry delays the next packets by little more.
-const EXPIRY_TIME: Duration = Duration::from_micros(8);
+pub const EXPIRY_TIME: Duration = Duration::from_micros(8);
 
 /// Packets of the engine's own sent in a turn.
 const OWN_PACKETS_PER_TURN: usize = 64;
@@ -277,8 +277,10 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
 
     /// Takes a burst that other workers handed over and works it.
     fn serve_peers(&mut self, now: Instant) -> usize {
-        let items = &mut self.batch.items;
+        let (items, area) = (&mut self.batch.items, &self.area);
         let count = self.handoff.receive(BURST_FRAMES_MAX, |packet| {
+            // Its octets are in the other core's cache.
+            area.prefetch(&packet.frame);
             items.push(item(packet.frame, packet.side, packet.port, true));
         });
         if count > 0 {
