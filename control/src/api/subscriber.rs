@@ -86,7 +86,11 @@ fn list(what: &str, prefixes: &[Prefix4]) -> Option<String> {
 
 fn limits_text(config: &Config, limits: &ClassLimits) -> String {
     let size = config.nat64.subscriber.port_block_size;
-    let mut parts = vec![format!("{} blocks of {size} ports", limits.port_blocks_max)];
+    let (blocks, plural) = match limits.port_blocks_max {
+        1 => (1, ""),
+        blocks => (blocks, "s"),
+    };
+    let mut parts = vec![format!("{blocks} block{plural} of {size} ports")];
     for (max, what) in limits
         .ports_max
         .iter()

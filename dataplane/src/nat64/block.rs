@@ -259,9 +259,14 @@ impl Blocks {
     /// Gives a random free block of the address to a subscriber. None of its ports rests.
     pub fn take(&mut self, slot: Slot, subscriber: u32, now: Tick) -> Option<BlockId> {
         let words = slot as usize * self.free_words..(slot as usize + 1) * self.free_words;
-        let start = self.chooser.below(self.pool.stride());
-        let place = first_set(self.free.get(words)?, start)?;
-        let block = 1 + slot * self.pool.stride() + place;
+        // Among the blocks that there are: from anywhere else the search would end at the lowest.
+        let (base, open) = (
+            1 + slot * self.pool.stride(),
+            self.pool.open_blocks_of(slot),
+        );
+        let count = open.end.saturating_sub(open.start);
+        let start = open.start.checked_sub(base)? + self.chooser.below(count);
+        let block = base + first_set(self.free.get(words)?, start)?;
         self.clear_free(block);
         self.hold(block, subscriber, 0, now);
         Some(block)
@@ -628,6 +633,19 @@ mod tests {
             blocks.allocate(block, Protocol::Udp, 0, Tick(960)),
             Some(port)
         );
+    }
+
+    /// RFC 6888 REQ-15, also where the ports are few: 16 blocks, each the first one now and then.
+    #[test]
+    fn the_first_block_of_a_short_range_is_not_always_the_lowest() {
+        let mut blocks = blocks(64, 1024..=2047);
+        let mut first = std::collections::BTreeSet::new();
+        for round in 0..400 {
+            let block = blocks.take(0, 1, Tick(round)).unwrap();
+            first.insert(block);
+            assert_eq!(blocks.give_back(block, Tick(round)), None);
+        }
+        assert_eq!(first.len(), 16);
     }
 
     #[test]
