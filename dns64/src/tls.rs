@@ -86,7 +86,7 @@ pub(crate) fn load(encrypted: &Encrypted) -> Result<CertifiedKey, StartError> {
 }
 
 /// What is wrong with the certificate's time, which no client overlooks; nothing if the file
-/// cannot be read, which [`load`] says.
+/// cannot be read, which loading says.
 pub fn certificate_time(encrypted: &Encrypted) -> Option<String> {
     let own = CertificateDer::from_pem_file(&encrypted.certificate).ok()?;
     let parsed = ParsedCertificate::try_from(&own).ok()?;
