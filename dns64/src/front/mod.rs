@@ -306,6 +306,9 @@ struct General {
 
 impl General {
     async fn answer(self) {
+        if query::is_name_compressed(&self.octets) {
+            return self.refuse();
+        }
         let octets = self.octets.clone();
         let Ok(request) = Request::from_bytes(octets, self.client, xfer::Protocol::Udp) else {
             return self.refuse();

@@ -130,6 +130,20 @@ fn name_end(octets: &[u8]) -> Option<usize> {
     }
 }
 
+/// Whether the name asked for has a pointer (RFC 1035 section 4.1.4). Nothing but the header is
+/// before it to point to, whose bits are others in the answer, which repeats the question.
+pub(super) fn is_name_compressed(octets: &[u8]) -> bool {
+    let mut at = HEADER;
+    while let Some(&len) = octets.get(at) {
+        match len {
+            0 => return false,
+            0xc0.. => return true,
+            _ => at += 1 + usize::from(len),
+        }
+    }
+    false
+}
+
 /// The payload size and the flags of an OPT record of version 0 (RFC 6891 section 6.1) that
 /// ends the message. Its options change no answer of this server.
 fn opt(octets: &[u8]) -> Option<(u16, u8)> {
