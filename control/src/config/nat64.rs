@@ -86,8 +86,12 @@ pub fn read(
                 0..=1_000_000,
             )
             .value,
-        source_v6: read_source(report, &mut table, "source_v6", is_host_address6),
-        source_v4: read_source(report, &mut table, "source_v4", is_host_address4),
+        source_v6: read_source(report, &mut table, "source_v6", is_host_address6).value,
+        source_v4: {
+            let source = read_source(report, &mut table, "source_v4", is_host_address4);
+            warn_of_private_source(report, &source);
+            source.value
+        },
         lifetimes: {
             let lifetimes = table.table(report, "lifetimes");
             read_lifetimes(report, lifetimes)
@@ -271,9 +275,9 @@ fn read_source<T: std::str::FromStr + Copy>(
     table: &mut Table<'_, '_>,
     name: &'static str,
     is_usable: impl Fn(T) -> bool,
-) -> Option<T> {
+) -> Located<Option<T>> {
     let accepted = "\"auto\", or an address of this gateway";
-    let source = table.parsed(report, name, None, accepted, |text| {
+    table.parsed(report, name, None, accepted, |text| {
         if text == "auto" {
             return Ok(None);
         }
@@ -284,8 +288,25 @@ fn read_source<T: std::str::FromStr + Copy>(
             true => Ok(Some(ip)),
             false => Err("no host can send from it".to_owned()),
         }
+    })
+}
+
+/// RFC 6791 section 3.2: errors from such a source do not reach the IPv4 host.
+fn warn_of_private_source(report: &mut Report, source: &Located<Option<Ipv4Addr>>) {
+    let is_shared = |ip: Ipv4Addr| ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+    let Some(ip) = source.value.filter(|&ip| ip.is_private() || is_shared(ip)) else {
+        return;
+    };
+    report.push(Problem {
+        severity: Severity::Warning,
+        key: source.key.clone(),
+        message: format!("{ip} is not reached from the Internet, which drops errors from it"),
+        span: source.span.clone(),
+        help: Some(
+            "a public address (RFC 6791 section 3.2); fine where the IPv4 side is private"
+                .to_owned(),
+        ),
     });
-    source.value
 }
 
 fn is_host_address4(ip: Ipv4Addr) -> bool {
