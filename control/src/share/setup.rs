@@ -1,6 +1,6 @@
 //! What is chosen for the network, and what the host is made to do for it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -339,10 +339,6 @@ pub fn gateway_config(
         ..config.nat64
     };
     config.dns64 = Some(dns64_config(config.dns64.take(), network)?);
-    if !config.metrics.is_explicit() && TcpListener::bind(config.metrics.value).is_err() {
-        // Another share has the port.
-        config.metrics.value.set_port(0);
-    }
     if !config.api_socket.is_explicit() {
         let name = format!("/run/gate64/share-{}.sock", network.downstream);
         config.api_socket.value = PathBuf::from(name);
