@@ -151,7 +151,7 @@ pub struct Teardown {
 }
 
 /// Engines that are torn down: the same work each time.
-const TEARDOWNS: usize = 3;
+const TEARDOWNS: usize = 2;
 
 /// Lets all UDP sessions of engines of that size expire at once, and their blocks later.
 ///

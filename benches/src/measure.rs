@@ -95,7 +95,7 @@ pub struct Compared {
 
 /// Measurements before those that count: a table that was just filled has most of its pages'
 /// translations in no cache, and each page's first visit is slow.
-const WARM_UP: usize = 96;
+const WARM_UP: usize = 48;
 
 /// Measures A, B, B, A in every round, after a warm-up of both.
 pub fn compare(a: &mut Subject, b: &mut Subject, rounds: usize) -> Compared {
