@@ -3,8 +3,12 @@
 //! `GATE64_SEED` repeats a long run; its seed is printed.
 #![allow(missing_docs)]
 
+#[path = "model/blocks.rs"]
+mod blocks;
 #[path = "model/naive.rs"]
 mod naive;
+#[path = "model/state.rs"]
+mod state;
 #[path = "support/mod.rs"]
 mod support;
 

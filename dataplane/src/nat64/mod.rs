@@ -17,6 +17,7 @@ mod established;
 mod expiry;
 mod filtering;
 mod fragment;
+mod hairpin;
 mod icmp;
 mod invariants;
 mod leave;
@@ -47,7 +48,6 @@ use std::sync::Arc;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
 use gate64_wire::checksum::Delta;
-use gate64_wire::facts::{Ipv4Facts, Ipv6Facts};
 use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
@@ -57,6 +57,7 @@ use self::established::{Forwarded, FromV4, FromV6, Lane};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
+use self::offload::recompute_checksum;
 use self::outbox::Outbox;
 pub use self::outbox::Outgoing;
 use self::ownership::Ownership;
@@ -488,42 +489,6 @@ impl Nat64 {
         self.hold_syn(packet.bytes(), mapped_of(facts), peer_of(facts), context)
     }
 
-    /// Whether the packet turns around (RFC 6146 section 3.8).
-    #[inline]
-    fn hairpins(&self, one: &PreparedV6) -> Result<bool, Refusal> {
-        if self.pool.slot(one.remote).is_none() {
-            return Ok(false);
-        }
-        let is_ours =
-            self.ownership
-                .is_ours(&self.pool, one.remote, one.facts.l4.dst_port, one.protocol);
-        if is_ours && !self.config.hairpin {
-            return Err(DropReason::HairpinOff.into());
-        }
-        Ok(is_ours)
-    }
-
-    /// The second half of a hairpin: the translated packet is taken from IPv4, by its owner. It
-    /// leaves to a client, never to the pool again, so there is no loop.
-    fn hairpin(
-        &mut self,
-        packet: &mut Packet,
-        outgoing: &Tuple4,
-        context: &Context,
-    ) -> Result<(Verdict, Hop), Refusal> {
-        self.counters.add(counters::hairpinned(0), 1);
-        let dst = outgoing.dst;
-        let owner = self
-            .ownership
-            .of_v4(&self.pool, dst.ip, dst.port, outgoing.protocol);
-        if owner != self.worker {
-            return Ok(self.hand_off(owner, Side::V4, HandoffReason::Hairpin));
-        }
-        let mut place = Place::EMPTY;
-        self.prepare_packet(packet, Side::V4, false, &mut place, context);
-        Ok(self.translate(packet, Side::V4, &place, context))
-    }
-
     fn tell(&mut self, event: Event) {
         if self.events.len() < EVENTS_MAX {
             self.events.push_back(event);
@@ -601,22 +566,5 @@ impl Nat64 {
                 protocol,
             },
         )
-    }
-}
-
-/// `l4_checksum = "recompute"`: the peer left the checksum to an offload that never happened.
-#[cold]
-fn recompute_checksum(packet: &mut Packet, side: Side) {
-    match side {
-        Side::V6 => {
-            if let Ok(facts) = Ipv6Facts::parse(packet.bytes()) {
-                siit::recompute_checksum_v6(packet, &facts);
-            }
-        }
-        Side::V4 => {
-            if let Ok(facts) = Ipv4Facts::parse(packet.bytes()) {
-                siit::recompute_checksum_v4(packet, &facts);
-            }
-        }
     }
 }

@@ -9,6 +9,8 @@ use gate64_wire::{tcp, udp};
 
 use super::Nat64;
 use crate::counters;
+use crate::packet::Packet;
+use crate::siit;
 use crate::verdict::Side;
 
 impl Nat64 {
@@ -22,6 +24,23 @@ impl Nat64 {
         if left == Some(true) {
             self.counters
                 .add(counters::checksums_left_to_offload(side.index()), 1);
+        }
+    }
+}
+
+/// `l4_checksum = "recompute"`: the peer left the checksum to an offload that never happened.
+#[cold]
+pub(super) fn recompute_checksum(packet: &mut Packet, side: Side) {
+    match side {
+        Side::V6 => {
+            if let Ok(facts) = Ipv6Facts::parse(packet.bytes()) {
+                siit::recompute_checksum_v6(packet, &facts);
+            }
+        }
+        Side::V4 => {
+            if let Ok(facts) = Ipv4Facts::parse(packet.bytes()) {
+                siit::recompute_checksum_v4(packet, &facts);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use gate64_dataplane::config::Filtering;
 use gate64_dataplane::verdict::{DropReason, Side};
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
+use crate::state::{Session, State, step};
 use crate::support::embedded;
 
 pub const POOL_FIRST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
@@ -20,9 +21,9 @@ pub const BLOCKS_MAX: u16 = 2;
 pub const SUBSCRIBER_SESSIONS_MAX: u32 = 140;
 /// Shorter than ports rest: a block that went back is not at once to be had.
 pub const BLOCK_IDLE: Duration = Duration::from_secs(60);
-const REUSE_DELAY: Duration = Duration::from_secs(120);
-const ADDRESSES: u32 = 2;
-const BLOCKS_PER_ADDRESS: u16 = 2;
+pub(super) const REUSE_DELAY: Duration = Duration::from_secs(120);
+pub(super) const ADDRESSES: u32 = 2;
+pub(super) const BLOCKS_PER_ADDRESS: u16 = 2;
 const HELD_PER_DESTINATION_MAX: usize = 8;
 
 /// What became of a packet.
@@ -36,88 +37,23 @@ pub enum Answer {
     Held,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Udp,
-    Icmp,
-    V4Init,
-    V6Init,
-    Established,
-    V4Fin,
-    V6Fin,
-    BothFin,
-    Trans,
-}
-
-impl State {
-    fn lifetime(self) -> u32 {
-        ticks(Duration::from_secs(match self {
-            State::Udp => 300,
-            State::Icmp => 60,
-            State::Established | State::V4Fin | State::V6Fin => 7440,
-            State::V4Init | State::V6Init | State::BothFin | State::Trans => 240,
-        }))
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            State::Udp | State::Icmp => "",
-            State::V4Init => "V4 INIT",
-            State::V6Init => "V6 INIT",
-            State::Established => "ESTABLISHED",
-            State::V4Fin => "V4 FIN RCV",
-            State::V6Fin => "V6 FIN RCV",
-            State::BothFin => "V6 FIN + V4 FIN RCV",
-            State::Trans => "TRANS",
-        }
-    }
-
-    /// RFC 6146 section 3.5.2.2, in the RFC's order; and whether the lifetime starts anew.
-    fn next(self, from: Side, flags: u8) -> (State, bool) {
-        let (fin, syn, rst) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-        let v6 = from == Side::V6;
-        match self {
-            State::Udp | State::Icmp => (self, true),
-            State::V4Init if syn && v6 => (State::Established, true),
-            State::V6Init if syn && !v6 => (State::Established, true),
-            State::V4Init | State::V6Init => (self, syn),
-            State::Established if rst => (State::Trans, true),
-            State::Established if fin && v6 => (State::V6Fin, true),
-            State::Established if fin => (State::V4Fin, true),
-            State::Established => (self, true),
-            State::V4Fin if fin && v6 => (State::BothFin, true),
-            State::V6Fin if fin && !v6 => (State::BothFin, true),
-            State::V4Fin | State::V6Fin => (self, true),
-            State::BothFin => (self, false),
-            State::Trans if rst => (self, false),
-            State::Trans => (State::Established, true),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    state: State,
-    seen: u32,
-}
-
 /// A BIB entry with its sessions by peer.
 #[derive(Debug)]
 pub struct Entry {
     pub v4: TransportAddr4,
-    sessions: BTreeMap<TransportAddr4, Session>,
+    pub(super) sessions: BTreeMap<TransportAddr4, Session>,
 }
 
 /// A block in somebody's hands: whose, and since when it is empty.
 #[derive(Debug)]
 pub struct Block {
-    subscriber: u16,
-    empty_since: u32,
+    pub(super) subscriber: u16,
+    pub(super) empty_since: u32,
 }
 
 /// Pool address and number of a block in it.
-type BlockKey = (Ipv4Addr, u16);
-type Fault = String;
+pub(super) type BlockKey = (Ipv4Addr, u16);
+pub(super) type Fault = String;
 
 #[derive(Debug)]
 pub struct Naive {
@@ -127,7 +63,7 @@ pub struct Naive {
     /// answer finds its way.
     pub held: BTreeMap<(TransportAddr4, TransportAddr4), (Instant, bool)>,
     /// Tick in which a port was freed last.
-    freed: BTreeMap<(Protocol, TransportAddr4), u32>,
+    pub(super) freed: BTreeMap<(Protocol, TransportAddr4), u32>,
     filtering: Filtering,
     sessions_max: u64,
     pub refused_for_ports: u64,
@@ -152,11 +88,11 @@ fn opens(flags: u8) -> bool {
     flags & 7 == 2
 }
 
-fn subscriber_of(v6: TransportAddr6) -> u16 {
+pub(super) fn subscriber_of(v6: TransportAddr6) -> u16 {
     v6.ip.segments()[2]
 }
 
-fn block_of(v4: TransportAddr4) -> BlockKey {
+pub(super) fn block_of(v4: TransportAddr4) -> BlockKey {
     (v4.ip, (v4.port - PORTS.start()) / BLOCK_SIZE)
 }
 
@@ -370,7 +306,7 @@ impl Naive {
         )
     }
 
-    fn owner(&self, protocol: Protocol, v4: TransportAddr4) -> Option<TransportAddr6> {
+    pub(super) fn owner(&self, protocol: Protocol, v4: TransportAddr4) -> Option<TransportAddr6> {
         let mut found = self
             .bib
             .iter()
@@ -524,115 +460,6 @@ impl Naive {
         Answer::Held
     }
 
-    /// A new mapping: has to be free, rested, of the subscriber's address and in its blocks.
-    fn map(
-        &mut self,
-        protocol: Protocol,
-        v6: TransportAddr6,
-        v4: TransportAddr4,
-        tick: u32,
-    ) -> Result<(), Fault> {
-        let subscriber = subscriber_of(v6);
-        if !is_pool(v4.ip) || !PORTS.contains(&v4.port) {
-            return Err(format!("{v4:?} is not in the pool"));
-        }
-        if self.owner(protocol, v4).is_some() {
-            return Err(format!("{v4:?} is mapped already"));
-        }
-        let rested = self.freed.get(&(protocol, v4)).map(|&at| tick - at);
-        if rested.is_some_and(|rested| rested < ticks(REUSE_DELAY)) {
-            return Err(format!("{v4:?} was freed only {rested:?} ticks ago"));
-        }
-        let mine = self.blocks_of(subscriber);
-        if mine.iter().any(|key| key.0 != v4.ip) {
-            return Err(format!("{v4:?} is not the subscriber's one address"));
-        }
-        match self.blocks.get(&block_of(v4)) {
-            Some(block) if block.subscriber == subscriber => {}
-            Some(block) => return Err(format!("{v4:?} lies in a block of {}", block.subscriber)),
-            None if mine.len() >= usize::from(BLOCKS_MAX) => {
-                return Err(format!("{v4:?} lies in one block too many"));
-            }
-            None => {
-                if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
-                    return Err(format!("{v4:?}: a new block although {key:?} has ports"));
-                }
-                if !self.has_rested(block_of(v4), tick, ticks(REUSE_DELAY)) {
-                    return Err(format!("{v4:?}: a block of which ports still rest"));
-                }
-                let block = Block {
-                    subscriber,
-                    empty_since: tick,
-                };
-                self.blocks.insert(block_of(v4), block);
-            }
-        }
-        let sessions = BTreeMap::new();
-        self.bib.insert((protocol, v6), Entry { v4, sessions });
-        Ok(())
-    }
-
-    fn blocks_of(&self, subscriber: u16) -> Vec<BlockKey> {
-        let mine = self.blocks.iter();
-        mine.filter(|(_, block)| block.subscriber == subscriber)
-            .map(|(&key, _)| key)
-            .collect()
-    }
-
-    /// Whether a block surely has a port: two reuse delays after it was freed, none rests.
-    fn has_port(&self, protocol: Protocol, (ip, number): BlockKey, tick: u32) -> bool {
-        let first = PORTS.start() + number * BLOCK_SIZE;
-        (first..first + BLOCK_SIZE).any(|port| {
-            let v4 = TransportAddr4 { ip, port };
-            let rested = self.freed.get(&(protocol, v4)).map(|&at| tick - at);
-            self.owner(protocol, v4).is_none()
-                && rested.is_none_or(|rested| rested >= 2 * ticks(REUSE_DELAY))
-        })
-    }
-
-    /// Whether no port of a block was freed in the last so many ticks.
-    fn has_rested(&self, (ip, number): BlockKey, tick: u32, least: u32) -> bool {
-        let first = PORTS.start() + number * BLOCK_SIZE;
-        let ports = (first..first + BLOCK_SIZE).flat_map(|port| {
-            let v4 = TransportAddr4 { ip, port };
-            Protocol::ALL.map(|protocol| self.freed.get(&(protocol, v4)))
-        });
-        ports.flatten().all(|&freed| tick - freed >= least)
-    }
-
-    /// Whether a block surely is to be had: two reuse delays after a port was freed, none rests.
-    fn is_free(&self, key: BlockKey, tick: u32) -> bool {
-        !self.blocks.contains_key(&key) && self.has_rested(key, tick, 2 * ticks(REUSE_DELAY))
-    }
-
-    /// A mapping was refused: it has to be impossible.
-    fn check_exhausted(
-        &self,
-        v6: TransportAddr6,
-        protocol: Protocol,
-        tick: u32,
-    ) -> Result<(), Fault> {
-        let mine = self.blocks_of(subscriber_of(v6));
-        if let Some(key) = mine.iter().find(|&&key| self.has_port(protocol, key, tick)) {
-            return Err(format!("refused although block {key:?} has ports"));
-        }
-        let all = (0..ADDRESSES).flat_map(|address| {
-            let ip = Ipv4Addr::from(u32::from(POOL_FIRST) + address);
-            (0..BLOCKS_PER_ADDRESS).map(move |number| (ip, number))
-        });
-        let may_have = |key: &BlockKey| mine.first().is_none_or(|one| one.0 == key.0);
-        let free = match mine.len() >= usize::from(BLOCKS_MAX) {
-            true => 0,
-            false => all
-                .filter(|key| may_have(key) && self.is_free(*key, tick))
-                .count(),
-        };
-        if free > 0 {
-            return Err(format!("refused although {free} blocks are free"));
-        }
-        Ok(())
-    }
-
     /// Lets go of what is over; how many packets that makes: answers to held SYNs, and probes of
     /// connections whose TCP_EST has run out.
     pub fn expire(&mut self, now: Instant) -> usize {
@@ -677,13 +504,5 @@ impl Naive {
         self.blocks
             .retain(|key, block| used.contains(key) || block.empty_since + idle > tick);
         sent
-    }
-}
-
-fn step(session: &mut Session, side: Side, flags: u8, tick: u32) {
-    let (state, refresh) = session.state.next(side, flags);
-    session.state = state;
-    if refresh {
-        session.seen = tick;
     }
 }
