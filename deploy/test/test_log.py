@@ -18,8 +18,9 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
-LIMIT = 30  # seconds for each step
-NAMES = {name: f"g64-log-{name}-{os.getpid()}" for name in ("client", "gateway", "server")}
+
+from interoperation.network import LIMIT, Failed, Network, wait_until  # noqa: E402
+
 PREF64 = "2001:db8:64::"
 SERVER = "198.51.100.2"
 METRICS = "http://[::1]:9464"
@@ -107,59 +108,32 @@ for subscriber in range(int(sys.argv[4]), int(sys.argv[4]) + int(sys.argv[2])):
 """
 
 
-class Failed(Exception):
-    pass
-
-
 def check(holds, text):
     if not holds:
         raise Failed(text)
 
 
-def wait_for(what, look, seconds=LIMIT):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.1)
-    raise Failed(f"does not show {what} within {seconds} s")
-
-
-class Net:
+class Net(Network):
     """Client, gateway and server in namespaces, and gate64 in the middle one."""
 
     def __init__(self, gate64, work):
+        super().__init__("client", "gateway", "server")
         self.gate64, self.work = gate64, work
-        self.process = self.echo = None
-
-    def run(self, place, *command, check_it=True):
-        done = subprocess.run(["ip", "netns", "exec", NAMES[place], *map(str, command)], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
-        check(done.returncode == 0 or not check_it, f"sees {command[:2]} end with {done.returncode}: {done.stdout}")
-        return done.stdout
+        self.process = None
 
     def build(self):
-        for name in NAMES.values():
-            subprocess.run(["ip", "netns", "add", name], check=True)
-        gateway = ["ip", "-n", NAMES["gateway"]]
-        for name, far in (("lan", "client"), ("wan", "server")):
-            subprocess.run([*gateway, *f"link add {name} type veth peer name far netns {NAMES[far]}".split()], check=True)
-        for place, commands in {
-            "gateway": ["link set lo up", "link set lan up", "link set wan up", "address add 2001:db8:1::1/64 dev lan nodad",
-                        "address add 198.51.100.1/24 dev wan", "route add 2001:db8:1::/48 via 2001:db8:1::2"],
-            "client": ["link set lo up", "link set far up", "address add 2001:db8:1::2/64 dev far nodad",
-                       f"route add {PREF64}/96 via 2001:db8:1::1", "route add local 2001:db8:1::/48 dev lo"],
-            "server": ["link set lo up", "link set far up", f"address add {SERVER}/24 dev far", "route add 192.0.2.0/28 via 198.51.100.1"],
-        }.items():
-            for command in commands:
-                subprocess.run(["ip", "-n", NAMES[place], *command.split()], check=True)
-        for place in ("client", "server"):
-            self.run(place, "ethtool", "-K", "far", "tx", "off")
-        # The gateway's own addresses are more specific than the local route.
-        self.run("client", "ip", "-6", "route", "add", "2001:db8:1::1/128", "dev", "far")
+        for near, far in (("lan", "client"), ("wan", "server")):
+            self.link(("gateway", near), (far, "far"), offload=False)
+            self.ip(far, "link set lo up")
+        self.ip("gateway", "link set lo up", "address add 2001:db8:1::1/64 dev lan nodad", "address add 198.51.100.1/24 dev wan",
+                "route add 2001:db8:1::/48 via 2001:db8:1::2")
+        # The gateway's own address is more specific than the local route.
+        self.ip("client", "address add 2001:db8:1::2/64 dev far nodad", f"route add {PREF64}/96 via 2001:db8:1::1",
+                "route add local 2001:db8:1::/48 dev lo", "-6 route add 2001:db8:1::1/128 dev far")
+        self.ip("server", f"address add {SERVER}/24 dev far", "route add 192.0.2.0/28 via 198.51.100.1")
         (self.work / "disk").mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", self.work / "disk"], check=True)
-        self.echo = subprocess.Popen(["ip", "netns", "exec", NAMES["server"], sys.executable, "-c", ECHO])
+        self.start("server", os.devnull, sys.executable, "-c", ECHO)
 
     def configure(self, on_failure, *sinks):
         text = CONFIGURATION.format(pref64=PREF64, work=self.work, on_failure=on_failure)
@@ -168,15 +142,14 @@ class Net:
     def json_sink(self, name, size):
         return JSON_SINK.format(work=self.work, name=name, size=size)
 
-    def start(self):
-        command = ["ip", "netns", "exec", NAMES["gateway"], self.gate64, "run", "--config", self.work / "gate64.toml"]
-        self.process = subprocess.Popen(command, stdout=(self.work / "log").open("w"), stderr=subprocess.STDOUT)
+    def serve(self):
+        self.process = self.start("gateway", self.work / "log", self.gate64, "run", "--config", self.work / "gate64.toml")
 
     def said(self):
         return (self.work / "log").read_text()
 
     def ready(self):
-        answer = self.run("gateway", "curl", "-s", "-w", "%{http_code}", METRICS + "/readyz", check_it=False)
+        answer = self.run("gateway", "curl", "-s", "-w", "%{http_code}", METRICS + "/readyz", fails=True)
         return answer[-3:], answer[:-3]
 
     def metrics(self):
@@ -206,12 +179,7 @@ class Net:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def remove(self):
-        for process in (self.process, self.echo):
-            if process and process.poll() is None:
-                process.kill()
-                process.wait()
-        for name in NAMES.values():
-            subprocess.run(["ip", "netns", "delete", name])
+        super().remove()
         subprocess.run(["umount", self.work / "disk"])
         shutil.rmtree(self.work)
 
@@ -225,11 +193,11 @@ def another_process_writes_it(net):
     with (net.work / "disk/journal/lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         net.configure("refuse-new", net.json_sink("events.json", 100_000_000))
-        net.start()
-        wait_for("the other process", lambda: "another process writes it" in net.said())
+        net.serve()
+        wait_until("the other process", lambda: "another process writes it" in net.said())
         check("log.journal.path" in net.said(), "does not say what to do")
-        wait_for("that it is not ready", lambda: net.ready()[0] == "503")
-    wait_for("that it is ready", lambda: net.ready()[0] == "200")
+        wait_until("it is not ready", lambda: net.ready()[0] == "503")
+    wait_until("it is ready", lambda: net.ready()[0] == "200")
     return "said, with advice; ready when it let go"
 
 
@@ -237,7 +205,7 @@ def a_live_connection(net):
     mapped = net.ask(1)
     check(mapped, "does not translate")
     began = time.monotonic()
-    wait_for("the holder", lambda: net.holders(mapped + "/udp") == [subscriber(1)], 3)
+    wait_until("the holder", lambda: net.holders(mapped + "/udp") == [subscriber(1)], 3)
     took = time.monotonic() - began
     address, port = mapped.split(":")
     [had] = net.lookup("2001:db8:1:1::2")["holders"]
@@ -252,7 +220,7 @@ def moved_away(net):
     os.rename(net.work / "events.json", net.work / "events.json-20261123")
     net.ask(2)
     allocated = lambda name: [line["subscriber"] for line in net.lines(name) if line["event"] == "block_allocated"]
-    wait_for("the new file", lambda: allocated("events.json") == [subscriber(2)])
+    wait_until("the new file", lambda: allocated("events.json") == [subscriber(2)])
     check(allocated("events.json-20261123") == [subscriber(1)], "writes into the file that was moved away")
     sequences = [line["sequence"] for name in ("events.json-20261123", "events.json") for line in net.lines(name)]
     check(sequences == list(range(sequences[0], sequences[0] + len(sequences))), f"records are missing or twice: {sequences}")
@@ -269,11 +237,11 @@ def a_full_disk(net):
             pass
         # More than the journal's last page has room for; what is handed out before that is noticed is not lost.
         net.flood(0x1000, 400, 1)
-        wait_for("that it is not ready", lambda: net.ready()[0] == "503")
+        wait_until("it is not ready", lambda: net.ready()[0] == "503")
         check("free some space there" in net.said(), "does not say what to do")
         # Who got a block just before is answered on: each try is a new subscriber's.
         fresh = itertools.count(0x2000)
-        wait_for("that it refuses", lambda: net.ask(next(fresh), 0.2) == "")
+        wait_until("it refuses", lambda: net.ask(next(fresh), 0.2) == "")
         check(net.ask(4, 0.2) == "", "hands out blocks that nobody can look up")
         check(net.ask(1), "a session from before is cut")
         metrics = net.metrics()
@@ -282,13 +250,13 @@ def a_full_disk(net):
         check(refused > 0, "counts no packet that was refused for it")
     filling.unlink()
     began = time.monotonic()
-    wait_for("that it is ready", lambda: net.ready()[0] == "200")
+    wait_until("it is ready", lambda: net.ready()[0] == "200")
     took = time.monotonic() - began
     check(net.ask(4), "does not hand out blocks again")
     check(net.holders("2001:db8:1:1000::/64") == [subscriber(0x1000)], "does not know who got a block while the disk was full")
     for number in (1, 4):
         mapped = net.ask(number)
-        wait_for(f"the holder of {mapped}", lambda: net.holders(mapped) == [subscriber(number)], 3)
+        wait_until(f"the holder of {mapped}", lambda: net.holders(mapped) == [subscriber(number)], 3)
     said = net.said()
     check(said.count("No space left on device") == 1, "does not say it once")
     check("the journal is written again" in said and "port blocks are handed out" in said, "does not say that all is well")
@@ -298,15 +266,15 @@ def a_full_disk(net):
 def other_sinks(net):
     net.configure("continue", net.json_sink("other.json", 1_000_000), DEAD_SINK)
     net.process.send_signal(signal.SIGHUP)
-    wait_for("the new configuration", lambda: "took over the new configuration" in net.said())
+    wait_until("the new configuration", lambda: "took over the new configuration" in net.said())
     before = len(net.lines("events.json"))
     net.ask(5)
-    wait_for("the new sink", lambda: any(line.get("subscriber") == subscriber(5) for line in net.lines("other.json")))
+    wait_until("the new sink", lambda: any(line.get("subscriber") == subscriber(5) for line in net.lines("other.json")))
     check(len(net.lines("events.json")) == before, "writes to the sink that is gone")
     metrics = net.metrics()
     sinks = {name.split('"')[1] for name in metrics if name.startswith("gate64_log_sink_up")}
     check(sinks == {"journal", f"json {net.work}/other.json", "syslog tcp://127.0.0.1:9"}, f"metrics know {sinks}")
-    wait_for("that nobody listens", lambda: "does the collector run" in net.said())
+    wait_until("nobody listens", lambda: "does the collector run" in net.said())
     return "old gone, new ones there, an absent collector said"
 
 
@@ -324,7 +292,7 @@ def losses_are_counted(net):
         return metrics if sink(metrics, "waiting", good) == 0 and sink(metrics, "waiting", "journal") == 0 else None
 
     time.sleep(1)
-    metrics = wait_for("that everything is written", is_quiet)
+    metrics = wait_until("everything is written", is_quiet)
     in_rings = metrics["gate64_log_events_lost_total"]
     file = written()
     made = created(metrics)
@@ -383,7 +351,7 @@ def main():
         return 0
     except Failed as fault:
         said = net.said() if net.process else ""
-        print(f"FAIL  {name}: gate64 {fault}; it said:\n{said[-6000:]}")
+        print(f"FAIL  {name}: {fault}; gate64 said:\n{said[-6000:]}")
         return 1
     finally:
         net.remove()

@@ -7,18 +7,17 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-TAG = f"g64n{os.getpid()}"
-CLIENT, GATEWAY, INTERNET = (f"{TAG}-{name}" for name in ("c", "g", "i"))
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="gate64-subscribers-"))
+sys.dont_write_bytecode = True
+
+from interoperation.network import LIMIT, Failed, Network, wait_until  # noqa: E402
+
 METRICS = "http://127.0.0.1:9464"
-LIMIT = 20  # seconds for what should take a few
 SUBSCRIBERS = 64
 
 # Pools of 16 blocks to an address. One worker, so that the alarm counts all blocks.
@@ -89,102 +88,67 @@ for line in sys.stdin:
 """
 
 
-class Failed(Exception):
-    pass
-
-
 def expect(condition, what):
     if not condition:
         raise Failed(what)
-
-
-def run(*command, namespace=None, check=True):
-    prefix = ["ip", "netns", "exec", namespace] if namespace else []
-    done = subprocess.run([*prefix, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
-    if check and done.returncode:
-        raise Failed(f"{' '.join(command)}: exit code {done.returncode}: {done.stdout}")
-    return done.stdout
-
-
-def until(what, condition, limit=LIMIT):
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Failed):
-            if condition():
-                return
-        time.sleep(0.1)
-    raise Failed(f"not within {limit} s: {what}")
-
-
-def build_network():
-    for name in (CLIENT, GATEWAY, INTERNET):
-        run("ip", "netns", "add", name)
-        run("ip", "-n", name, "link", "set", "lo", "up")
-    for inner, outer, far in (("lan", "far", CLIENT), ("wan", "far", INTERNET)):
-        run("ip", "-n", GATEWAY, "link", "add", inner, "type", "veth", "peer", "name", outer, "netns", far)
-        for namespace, device in ((GATEWAY, inner), (far, outer)):
-            run("ethtool", "-K", device, "tx", "off", namespace=namespace)
-            run("ip", "-n", namespace, "link", "set", "dev", device, "up")
-    lines = [(GATEWAY, "address add 2001:db8:ff::1/64 dev lan nodad"), (GATEWAY, "address add 198.51.100.1/24 dev wan"),
-             (CLIENT, "address add 2001:db8:ff::2/64 dev far nodad"), (CLIENT, "route add default via 2001:db8:ff::1"),
-             (GATEWAY, "route add 2001:db8:1::/48 via 2001:db8:ff::2"), (INTERNET, "address add 198.51.100.2/24 dev far"),
-             (INTERNET, "route add default via 198.51.100.1")]
-    lines += [(CLIENT, f"address add 2001:db8:1:{number:x}::2/128 dev lo") for number in range(SUBSCRIBERS)]
-    for namespace, line in lines:
-        run("ip", "-n", namespace, *line.split())
 
 
 def pool(prefix, more=""):
     return f'[[pool4]]\nprefix = "{prefix}"\nports = "1024-2047"\n{more}\n'
 
 
-class Gateway:
-    """The program, its configuration, and those who talk through it."""
+class Gateway(Network):
+    """The program between those who talk through it, and its configuration."""
 
-    def __init__(self, gate64):
-        self.gate64 = gate64
-        self.file = WORK / "gate64.toml"
-        self.log = WORK / "log"
-        self.processes = []
+    def __init__(self, gate64, work):
+        super().__init__("client", "gateway", "internet")
+        self.gate64, self.work = gate64, work
+        self.file, self.log = work / "gate64.toml", work / "log"
         self.process = None
 
+    def build(self):
+        for near, far in (("lan", "client"), ("wan", "internet")):
+            self.link(("gateway", near), (far, "far"), offload=False)
+        for name in self.names:
+            self.ip(name, "link set lo up")
+        self.ip("gateway", "address add 2001:db8:ff::1/64 dev lan nodad", "address add 198.51.100.1/24 dev wan",
+                "route add 2001:db8:1::/48 via 2001:db8:ff::2")
+        self.ip("client", "address add 2001:db8:ff::2/64 dev far nodad", "route add default via 2001:db8:ff::1",
+                *(f"address add 2001:db8:1:{number:x}::2/128 dev lo" for number in range(SUBSCRIBERS)))
+        self.ip("internet", "address add 198.51.100.2/24 dev far", "route add default via 198.51.100.1")
+        self.start("internet", os.devnull, sys.executable, "-c", SERVER)
+
     def write(self, *pools, nat64="", subscriber=""):
-        self.file.write_text(CONFIGURATION.format(work=WORK, pools="\n".join(pools), nat64=nat64, subscriber=subscriber))
+        self.file.write_text(CONFIGURATION.format(work=self.work, pools="\n".join(pools), nat64=nat64, subscriber=subscriber))
 
-    def spawn(self, namespace, *command, **options):
-        process = subprocess.Popen(["ip", "netns", "exec", namespace, *command], **options)
-        self.processes.append(process)
-        return process
+    def serve(self):
+        self.process = self.start("gateway", self.log, self.gate64, "run", "--config", self.file)
+        self.wait_for("gate64 is ready", self.process, self.log, lambda: self.readyz()[0] == 200)
 
-    def start(self):
-        with self.log.open("a") as log:
-            self.process = self.spawn(GATEWAY, self.gate64, "run", "--config", str(self.file), stdout=log, stderr=subprocess.STDOUT)
-        until("gate64 is ready", lambda: self.readyz()[0] == 200)
-
-    def stop(self):
+    def end(self):
         self.process.send_signal(signal.SIGTERM)
         expect(self.process.wait(LIMIT) == 0, f"ends with {self.process.returncode} after SIGTERM")
 
     def readyz(self):
-        text = run("curl", "-s", "--max-time", "2", "-w", "\n%{http_code}", METRICS + "/readyz", namespace=GATEWAY, check=False)
+        text = self.run("gateway", "curl", "-s", "--max-time", "2", "-w", "\n%{http_code}", METRICS + "/readyz", fails=True)
         body, code = text.rsplit("\n", 1)
         return int(code), body
 
     def metric(self, name):
-        text = run("curl", "-s", METRICS + "/metrics", namespace=GATEWAY)
+        text = self.run("gateway", "curl", "-s", METRICS + "/metrics")
         found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         expect(found, f"/metrics has no {name}")
         return float(found[1])
 
-    def ask(self, *command, check=True):
-        return run(self.gate64, *command, "--socket", str(WORK / "gate64.sock"), check=check)
+    def ask(self, *command):
+        return self.run("gateway", self.gate64, *command, "--socket", self.work / "gate64.sock")
 
     def listing(self, *what):
         return json.loads(self.ask("show", *what, "--json"))
 
     def preview(self):
         """What `check` says of a reload, and whether it would be taken over. The socket is the file's."""
-        done = subprocess.run(["ip", "netns", "exec", GATEWAY, self.gate64, "check", "--config", str(self.file), "--against-running"],
+        done = subprocess.run(self.command("gateway", self.gate64, "check", "--config", self.file, "--against-running"),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT)
         expect(done.returncode in (0, 1), f"check --against-running ends with {done.returncode}: {done.stdout}")
         return done.returncode == 0, done.stdout
@@ -194,18 +158,20 @@ class Gateway:
         before = len(self.log.read_text())
         self.process.send_signal(signal.SIGHUP)
         said = lambda: self.log.read_text()[before:]
-        until(f"a reload says {expected!r}", lambda: expected in said())
+        wait_until(f"a reload says {expected!r}", lambda: expected in said())
         return said()
 
     def records(self):
         with contextlib.suppress(FileNotFoundError):
-            return [json.loads(line) for line in (WORK / "log.json").read_text().splitlines()]
+            return [json.loads(line) for line in (self.work / "log.json").read_text().splitlines()]
         return []
 
 
 class Clients:
     def __init__(self, gateway):
-        self.process = gateway.spawn(CLIENT, sys.executable, "-c", CLIENTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = gateway.command("client", sys.executable, "-c", CLIENTS)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        gateway.programs.append(self.process)
 
     def send(self, first, last):
         """What each subscriber from `first` to before `last` is seen as."""
@@ -227,13 +193,13 @@ ALARM = 'gate64_alarm{kind="blocks",of="default"}'
 
 def alarm_is(gateway, raised):
     """The metric, /readyz, status and the log agree."""
-    until(f"the alarm on the pool is {'raised' if raised else 'off'}", lambda: gateway.metric(ALARM) == raised)
+    wait_until(f"the alarm on the pool is {'raised' if raised else 'off'}", lambda: gateway.metric(ALARM) == raised)
     code, body = gateway.readyz()
     expect(code == 200, f"/readyz answers {code} because of an alarm")
     expect(("of pool \"default\" is given out" in body) == raised, f"/readyz says {body!r}")
     expect(("alarm  " in gateway.ask("status")) == raised, "status and the metric do not agree")
     alarms = lambda: [one for one in gateway.records() if one["event"].startswith("alarm_")]
-    until("the alarm is in the log of allocations", lambda: alarms() and alarms()[-1]["event"] == ("alarm_raised" if raised else "alarm_cleared"))
+    wait_until("the alarm is in the log of allocations", lambda: alarms() and alarms()[-1]["event"] == ("alarm_raised" if raised else "alarm_cleared"))
 
 
 def alarms_and_listings(gateway, clients):
@@ -310,7 +276,7 @@ def pools_change(gateway, clients, seen):
     accepted, said = gateway.preview()
     expect(accepted and "are cut: 192.0.2.1" in said, f"the preview of a cut that may be says {said}")
     gateway.reload("took over the new configuration")
-    until("what is cut has left the pool", lambda: "192.0.2.1" not in {row["v4"] for row in gateway.listing("pool")})
+    wait_until("what is cut has left the pool", lambda: "192.0.2.1" not in {row["v4"] for row in gateway.listing("pool")})
     after = clients.mapped(0, 28)
     for number, before in seen.items():
         stays = not before.startswith("192.0.2.1:")
@@ -330,7 +296,7 @@ def removal_drains_first(gateway, clients, seen):
     expect(accepted and "go on until the drain deadline" in said, f"the preview of a removal that drains says {said}")
     gateway.reload("took over the new configuration")
     expect(clients.mapped(0, 28) | clients.mapped(40, 64) == before, "a removal that drains changed mappings at once")
-    until("what is drained is cut at the deadline", lambda: gone not in {row["v4"] for row in gateway.listing("pool")})
+    wait_until("what is drained is cut at the deadline", lambda: gone not in {row["v4"] for row in gateway.listing("pool")})
     after = clients.mapped(0, 28) | clients.mapped(40, 64)
     for number, mapped in before.items():
         expect((after[number] == mapped) == (not mapped.startswith(gone + ":")), f"subscriber {number}, before {mapped}, is {after[number]}")
@@ -356,9 +322,9 @@ def calculated(gateway, clients):
     """Both questions offline, and the same ports on the wire."""
     fixed = '[[subscriber.deterministic]]\nprefixes = ["2001:db8:1::/60"]\npool = "fixed"\n'
     gateway.write(pool("192.0.2.0/32"), pool("203.0.113.0/31", 'pool = "fixed"'), subscriber=fixed)
-    lookup = lambda what: run(gateway.gate64, "lookup", what, "--config", str(gateway.file))
+    lookup = lambda what: gateway.run("gateway", gateway.gate64, "lookup", what, "--config", gateway.file)
     shares = {number: lookup(f"2001:db8:1:{number:x}::/64") for number in range(16)}
-    gateway.start()
+    gateway.serve()
     seen = clients.mapped(0, 16)
     for number, mapped in seen.items():
         address, port = mapped.split(":")
@@ -369,36 +335,31 @@ def calculated(gateway, clients):
     expect("deterministic" in gateway.ask("explain", "2001:db8:1:3::2"), "explain does not say that ports are calculated")
     stranger = clients.mapped(40, 41)[40]
     expect(stranger.startswith("192.0.2.0:"), f"a subscriber outside of the set is seen as {stranger}")
-    gateway.stop()
+    gateway.end()
 
 
 def main():
-    gateway = Gateway(str(pathlib.Path(sys.argv[1]).resolve()))
-    try:
-        build_network()
-        gateway.spawn(INTERNET, sys.executable, "-c", SERVER)
-        gateway.write(pool("192.0.2.0/31"))
-        gateway.start()
-        clients = Clients(gateway)
-        seen = alarms_and_listings(gateway, clients)
-        refusals_are_explained(gateway, clients)
-        seen = pools_change(gateway, clients, seen)
-        removal_drains_first(gateway, clients, seen)
-        gateway.stop()
-        blocks_are_logged(gateway)
-        calculated(gateway, clients)
-        print("subscribers: alarms, listings, explanations, live pools and calculated ports are as configured")
-        return 0
-    except Failed as fault:
-        print(f"subscribers: {fault}; gate64 said:\n{gateway.log.read_text() if gateway.log.exists() else ''}")
-        return 1
-    finally:
-        for process in gateway.processes:
-            process.kill()
-            process.wait()
-        for name in (CLIENT, GATEWAY, INTERNET):
-            run("ip", "netns", "delete", name, check=False)
-        shutil.rmtree(WORK)
+    with tempfile.TemporaryDirectory(prefix="gate64-subscribers-") as work:
+        gateway = Gateway(pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(work))
+        try:
+            gateway.build()
+            gateway.write(pool("192.0.2.0/31"))
+            gateway.serve()
+            clients = Clients(gateway)
+            seen = alarms_and_listings(gateway, clients)
+            refusals_are_explained(gateway, clients)
+            seen = pools_change(gateway, clients, seen)
+            removal_drains_first(gateway, clients, seen)
+            gateway.end()
+            blocks_are_logged(gateway)
+            calculated(gateway, clients)
+            print("subscribers: alarms, listings, explanations, live pools and calculated ports are as configured")
+            return 0
+        except Failed as fault:
+            print(f"subscribers: {fault}; gate64 said:\n{gateway.log.read_text() if gateway.log.exists() else ''}")
+            return 1
+        finally:
+            gateway.remove()
 
 
 if __name__ == "__main__":
