@@ -167,14 +167,16 @@ impl Answer {
         answer
     }
 
-    /// A chain of aliases, and what was found at its end.
+    /// A chain of aliases, and what was found at its end. What proves that an alias could be made
+    /// from a wildcard stays (RFC 4035 section 3.1.3.3).
     pub fn followed_by(mut self, next: Answer) -> Answer {
         self.answers.extend(next.answers);
+        self.authorities.retain(is_denial);
+        self.authorities.extend(next.authorities);
         self.extended_errors.extend(next.extended_errors);
         Answer {
             rcode: next.rcode,
             authentic: self.authentic && next.authentic,
-            authorities: next.authorities,
             additionals: next.additionals,
             ..self
         }
@@ -222,6 +224,12 @@ pub fn is_signature_over(record: &Record, covered: RecordType) -> bool {
     let emitted = record.data.emit(&mut BinEncoder::new(&mut octets));
     // RFC 4034 section 3.1: the first two octets are the type covered.
     emitted.is_ok() && octets.get(..2) == Some(&u16::from(covered).to_be_bytes())
+}
+
+/// Whether a record denies that names exist, or is a signature over one that does.
+fn is_denial(record: &Record) -> bool {
+    let denials = [RecordType::NSEC, RecordType::NSEC3];
+    denials.contains(&record.record_type()) || denials.iter().any(|t| is_signature_over(record, *t))
 }
 
 /// An extended DNS error (RFC 8914).

@@ -45,6 +45,7 @@ async fn names_are_found_from_the_root_down() {
             "v4.moved.sec.test.",
             "v4.moved.plain.test.",
             "x.wild.sec.test.",
+            "x.also.sec.test.",
             "v4.nsec3.test.",
             "v4.plain.test.",
         ] {

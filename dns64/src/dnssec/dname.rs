@@ -4,12 +4,14 @@
 //! the first is given to hickory, and the second made here from what was validated. hickory 0.26
 //! knows DNAME as data without a meaning.
 
+use hickory_proto::ProtoError;
 use hickory_proto::dnssec::Proof;
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::{CNAME, NULL};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinDecodable;
 
+use super::wildcard;
 use crate::answer::{Question, is_signature_over};
 
 /// Whether a DNAME record above the name asked for makes it an alias.
@@ -44,41 +46,113 @@ pub(super) fn is_proven(message: &Message, question: &Question) -> bool {
     redirection(question, &message.answers).is_some_and(|record| record.proof == Proof::Secure)
 }
 
+/// Whether the record was made from a wildcard. A wildcard stands for the name asked for, never
+/// for one above it (RFC 4592 section 3.3.1), and no name is redirected by its own DNAME record
+/// (RFC 6672 section 2.3): whoever says this lies.
+pub(super) fn is_from_wildcard(message: &Message, question: &Question) -> bool {
+    redirects(question, &message.answers) && wildcard::expansions(message).next().is_some()
+}
+
 /// The answer with the CNAME record that section 3.1 makes from such a record.
-pub(super) fn with_alias(mut message: Message, question: &Question) -> Message {
+///
+/// # Errors
+/// The target cannot be read.
+pub(super) fn with_alias(mut message: Message, question: &Question) -> Result<Message, ProtoError> {
     let Some(dname) = redirection(question, &message.answers) else {
-        return message;
+        return Ok(message);
     };
-    let made = target(dname).and_then(|target| {
-        let name = Name::from(question.name.clone());
-        let prefix = name.num_labels() - dname.name.num_labels();
-        let labels: Vec<&[u8]> = name.iter().take(usize::from(prefix)).collect();
-        // Too long a name has no alias (section 2.2); the server said YXDOMAIN then.
-        let prefix = Name::from_labels(labels).ok()?;
-        let target = prefix.append_domain(&target).ok()?;
-        let mut alias = Record::from_rdata(name, dname.ttl, RData::CNAME(CNAME(target)));
-        alias.proof = dname.proof;
-        Some(alias)
-    });
-    message.answers.extend(made);
-    message
+    let name = Name::from(question.name.clone());
+    let target = target(dname)?;
+    let prefix = name.iter().take(labels(&name) - labels(&dname.name));
+    // Too long a name has no alias (section 2.2).
+    match Name::from_labels(prefix).and_then(|prefix| prefix.append_domain(&target)) {
+        Ok(target) => {
+            let mut alias = Record::from_rdata(name, dname.ttl, RData::CNAME(CNAME(target)));
+            alias.proof = dname.proof;
+            message.answers.push(alias);
+        }
+        Err(_) => message.metadata.response_code = ResponseCode::YXDomain,
+    }
+    Ok(message)
 }
 
 fn redirection<'a>(question: &Question, answers: &'a [Record]) -> Option<&'a Record> {
     let name: &Name = &question.name;
     answers.iter().find(|record| {
         record.record_type() == RecordType::DNAME
-            && record.name.num_labels() < name.num_labels()
+            && record.name != *name
             && record.name.zone_of(name)
     })
 }
 
-fn target(record: &Record) -> Option<Name> {
+/// Labels below the root. hickory's own number leaves out an asterisk in front, as signatures do.
+fn labels(name: &Name) -> usize {
+    name.iter().len()
+}
+
+fn target(record: &Record) -> Result<Name, ProtoError> {
     match &record.data {
         RData::Unknown {
             code: RecordType::DNAME,
             rdata,
-        } => Name::from_bytes(&rdata.anything).ok(),
-        _ => None,
+        } => Ok(Name::from_bytes(&rdata.anything)?),
+        _ => Err(ProtoError::from("no DNAME record")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use hickory_proto::rr::LowerName;
+
+    use super::*;
+
+    fn redirected(owner: &str, target: &str, asked: &str) -> Message {
+        let name = |text: &str| Name::from_str(text).unwrap();
+        let octets = hickory_proto::serialize::binary::BinEncodable::to_bytes(&name(target));
+        let data = RData::Unknown {
+            code: RecordType::DNAME,
+            rdata: NULL::with(octets.unwrap()),
+        };
+        let mut message = Message::query();
+        message.answers = vec![Record::from_rdata(name(owner), 60, data)];
+        let question = Question {
+            name: LowerName::new(&name(asked)),
+            qtype: RecordType::A,
+            dnssec_ok: true,
+            checking_disabled: true,
+        };
+        with_alias(message, &question).unwrap()
+    }
+
+    #[test]
+    fn rfc6672_section_2_2_the_labels_in_front_stay() {
+        for (owner, asked, alias) in [
+            ("old.test.", "www.old.test.", Some("www.new.")),
+            ("old.test.", "a.b.old.test.", Some("a.b.new.")),
+            ("old.test.", "*.old.test.", Some("*.new.")),
+            ("old.test.", "*.b.old.test.", Some("*.b.new.")),
+            ("*.old.test.", "a.*.old.test.", Some("a.new.")),
+            ("old.test.", "old.test.", None),
+            ("*.old.test.", "a.old.test.", None),
+        ] {
+            let message = redirected(owner, "new.", asked);
+            let made = message.answers.get(1).map(|record| record.data.to_string());
+            assert_eq!(made.as_deref(), alias, "{owner} {asked}");
+        }
+    }
+
+    #[test]
+    fn rfc6672_section_2_2_too_long_a_name_is_yxdomain() {
+        let long = [63; 3].map(|len| "l".repeat(len)).join(".");
+        let asked = |len| format!("{}.old.test.", "h".repeat(len));
+        // 255 octets on the wire: 62 + 1, three times 64, no more than the root's one.
+        let message = redirected("old.test.", &format!("{long}."), &asked(61));
+        assert_eq!(message.metadata.response_code, ResponseCode::NoError);
+        assert_eq!(message.answers.len(), 2);
+        let message = redirected("old.test.", &format!("{long}."), &asked(62));
+        assert_eq!(message.metadata.response_code, ResponseCode::YXDomain);
+        assert_eq!(message.answers.len(), 1);
     }
 }

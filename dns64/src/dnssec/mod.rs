@@ -6,6 +6,7 @@
 
 mod anchor;
 mod dname;
+mod nsec3;
 mod wildcard;
 
 use std::pin::Pin;
@@ -28,6 +29,7 @@ pub use anchor::TrustAnchor;
 
 use crate::answer::{Answer, ExtendedErrorCode, Question};
 use crate::asker::{Asked, Asker};
+use wildcard::Denial;
 
 /// How long the keys behind trust anchors are used before they are looked at again.
 const ANCHOR_LIFE: Duration = Duration::from_secs(3600);
@@ -115,47 +117,52 @@ impl Validator {
         options.use_edns = true;
         options.edns_set_dnssec_ok = true;
         let response = handle.lookup(query, options).next().await;
-        let whole = |response: DnsResponse| dname::with_alias(response.into_message(), question);
         match response {
-            Some(Ok(response)) => self.judge(whole(response)),
+            Some(Ok(response)) => self.judge(question, response.into_message(), Proof::Secure),
             Some(Err(NetError::Dns(DnsError::Nsec {
                 response,
                 proof: Proof::Insecure,
                 ..
-            }))) => answered(whole(*response), false),
+            }))) if nsec3::is_of_the_zone(&response, &question.name) => {
+                self.judge(question, response.into_message(), Proof::Insecure)
+            }
             Some(Err(NetError::Dns(DnsError::Nsec { response, .. })))
-                if wildcard::is_proven(&response) || dname::is_proven(&response, question) =>
+                if is_known_better(question, &response) =>
             {
-                answered(whole(*response), true)
+                self.judge(question, response.into_message(), Proof::Secure)
             }
             Some(Err(NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus))) => {
-                failed(ExtendedErrorCode::DnssecBogus, "the absence is not proven")
+                bogus("the absence is not proven")
             }
             Some(Err(error)) => failed_to_ask(&error),
             None => unreachable("no answer"),
         }
     }
 
-    fn judge(&self, message: Message) -> Asked {
+    /// What hickory's marks on the records come to. `denial`: what its NSEC records are worth.
+    fn judge(&self, question: &Question, message: Message, denial: Proof) -> Asked {
+        let Ok(message) = dname::with_alias(message, question) else {
+            return bogus("a DNAME record without a readable target");
+        };
         let is_bogus = |record: &Record| {
             record.record_type() != RecordType::RRSIG
                 && !matches!(record.proof, Proof::Secure | Proof::Insecure)
                 && self.is_anchored(&LowerName::new(&record.name))
         };
         if message.answers.iter().any(is_bogus) {
-            return failed(ExtendedErrorCode::DnssecBogus, "a signature does not hold");
+            return bogus("a signature does not hold");
         }
-        let is_secure = |records: &[Record]| {
-            let mut data = records
-                .iter()
-                .filter(|r| r.record_type() != RecordType::RRSIG)
-                .peekable();
-            data.peek().is_some() && data.all(|record| record.proof == Proof::Secure)
-        };
-        let is_authentic = match message.answers.is_empty() {
-            true => is_secure(&message.authorities),
-            false => is_secure(&message.answers),
-        };
+        let is_insecure = denial == Proof::Insecure;
+        let closer = wildcard::denial(&message);
+        let is_unproven = closer == Denial::Missing && !is_insecure;
+        if is_unproven || dname::is_from_wildcard(&message, question) {
+            return bogus("nothing proves that a wildcard stands for the name");
+        }
+        if is_absence(question, &message) && is_denied_elsewhere(question, &message) {
+            return bogus("the absence is not proven");
+        }
+        let is_authentic =
+            is_authentic(question, &message) && closer == Denial::Whole && !is_insecure;
         answered(message, is_authentic)
     }
 
@@ -223,6 +230,46 @@ impl Validator {
     }
 }
 
+/// Whether what hickory found not to be proven is.
+fn is_known_better(question: &Question, message: &Message) -> bool {
+    let is_wildcards = !is_absence(question, message) && wildcard::is_proven(message);
+    is_wildcards || dname::is_proven(message, question)
+}
+
+/// Whether the answer says that there is no such name or record.
+fn is_absence(question: &Question, message: &Message) -> bool {
+    let name: &Name = &question.name;
+    let is_answer = |record: &Record| {
+        let rtype = record.record_type();
+        let is_asked = rtype == question.qtype || question.qtype == RecordType::ANY;
+        record.name == *name && (is_asked || rtype == RecordType::CNAME)
+    };
+    !message.answers.iter().any(is_answer) && !dname::redirects(question, &message.answers)
+}
+
+/// Whether nothing but records of zones without signatures speaks for the absence, none of which
+/// is about the name. hickory asks for no proof then.
+fn is_denied_elsewhere(question: &Question, message: &Message) -> bool {
+    let mut authorities = message.authorities.iter();
+    let is_elsewhere = |r: &Record| r.proof == Proof::Insecure && !r.name.zone_of(&question.name);
+    !message.authorities.is_empty() && authorities.all(is_elsewhere)
+}
+
+/// Whether all that the answer rests on is validly signed.
+fn is_authentic(question: &Question, message: &Message) -> bool {
+    let is_secure = |records: &[Record]| {
+        let mut data = records
+            .iter()
+            .filter(|r| r.record_type() != RecordType::RRSIG)
+            .peekable();
+        data.peek().is_some() && data.all(|record| record.proof == Proof::Secure)
+    };
+    match message.answers.is_empty() {
+        true => is_secure(&message.authorities) && !nsec3::is_opted_out(message, &question.name),
+        false => is_secure(&message.answers),
+    }
+}
+
 fn answered(message: Message, is_authentic: bool) -> Asked {
     let mut answer = Answer::from_message(message);
     answer.authentic = is_authentic;
@@ -230,6 +277,10 @@ fn answered(message: Message, is_authentic: bool) -> Asked {
         answer,
         is_unreachable: false,
     }
+}
+
+fn bogus(text: &str) -> Asked {
+    failed(ExtendedErrorCode::DnssecBogus, text)
 }
 
 fn failed(code: ExtendedErrorCode, text: &str) -> Asked {
@@ -254,7 +305,7 @@ fn failed_to_ask(error: &NetError) -> Asked {
             is_unreachable: false,
         },
         NetError::Timeout => unreachable("no upstream answered"),
-        error => failed(ExtendedErrorCode::DnssecBogus, &error.to_string()),
+        error => bogus(&error.to_string()),
     }
 }
 

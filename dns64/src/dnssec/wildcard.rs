@@ -1,50 +1,98 @@
-//! Answers made from a wildcard record (RFC 4035 section 5.3.4).
+//! Answers made from a wildcard record (RFC 4035 section 5.3.4): the authority section has to prove
+//! that nothing closer to the name exists than the wildcard.
 //!
-//! hickory-net 0.26 wants an NSEC record that covers the wildcard itself, which exists, and so
-//! finds every such answer of a zone with NSEC bogus. What the RFC wants is proof that nothing
-//! closer to the name exists than the wildcard.
+//! hickory-net 0.26 does not judge this well. In a zone with NSEC it wants a record that covers the
+//! wildcard itself, which exists, and so finds every such answer bogus; in one with NSEC3 it believes
+//! a signature that nobody made about where the wildcard stands; and it asks for no proof at all
+//! where the authority section holds nothing but records of a zone without signatures.
 
 use hickory_proto::dnssec::Proof;
-use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC};
+use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC, RRSIG};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// Whether all answers are validly signed, and the authority section proves for each that was
-/// made from a wildcard that its name had no closer match.
+use super::nsec3;
+
+/// Whether all answers are validly signed, and for each that was made from a wildcard, as some
+/// were, it is proven that its name had no closer match.
 pub(super) fn is_proven(message: &Message) -> bool {
     let is_secure = |record: &Record| {
         record.record_type() == RecordType::RRSIG || record.proof == Proof::Secure
     };
-    let mut made = message
-        .answers
-        .iter()
-        .filter_map(closest_encloser)
-        .peekable();
     message.metadata.response_code == ResponseCode::NoError
         && message.answers.iter().all(is_secure)
-        && made.peek().is_some()
-        && made.all(|(name, labels)| has_no_closer_match(message, name, labels))
+        && expansions(message).next().is_some()
+        && denial(message) != Denial::Missing
+}
+
+/// What is said of names closer than the wildcards that answers were made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Denial {
+    /// They do not exist, or no answer was made from a wildcard.
+    Whole,
+    /// They do not exist, unless as a delegation without signatures (RFC 5155 section 6).
+    OptOut,
+    /// Nothing: they may exist.
+    Missing,
+}
+
+/// The least that is proven for any of the answers.
+pub(super) fn denial(message: &Message) -> Denial {
+    let denials = expansions(message).map(|expansion| denial_of(message, &expansion));
+    denials.max().unwrap_or(Denial::Whole)
+}
+
+/// Records made from a wildcard.
+pub(super) struct Expansion<'a> {
+    name: &'a Name,
+    /// The zone that signed the wildcard.
+    pub(super) zone: &'a Name,
+    /// Labels of the name that the wildcard stands below.
+    labels: u8,
+}
+
+/// The records made from wildcards. Only the signatures that proved them are marked secure.
+pub(super) fn expansions(message: &Message) -> impl Iterator<Item = Expansion<'_>> {
+    let secure = message.answers.iter().filter(|r| r.proof == Proof::Secure);
+    secure.filter_map(|record| {
+        let input = expanded(record)?.input();
+        Some(Expansion {
+            name: &record.name,
+            zone: &input.signer_name,
+            labels: input.num_labels,
+        })
+    })
 }
 
 /// Whether this is a signature over records made from a wildcard.
 pub(super) fn is_made(record: &Record) -> bool {
+    expanded(record).is_some()
+}
+
+/// Neither number counts an asterisk in front (RFC 4034 section 3.1.3, hickory's `num_labels`).
+fn expanded(record: &Record) -> Option<&RRSIG> {
     match &record.data {
-        RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) => {
-            rrsig.input().num_labels < record.name.num_labels()
+        RData::DNSSEC(DNSSECRData::RRSIG(rrsig))
+            if rrsig.input().num_labels < record.name.num_labels() =>
+        {
+            Some(rrsig)
         }
-        _ => false,
+        _ => None,
     }
 }
 
-/// The owner of a wildcard's signature, and the number of labels in the name that the wildcard
-/// stands below. Only the signature that proved the records is marked secure.
-fn closest_encloser(record: &Record) -> Option<(&Name, u8)> {
-    let RData::DNSSEC(DNSSECRData::RRSIG(rrsig)) = &record.data else {
-        return None;
-    };
-    let labels = rrsig.input().num_labels;
-    let is_made = record.proof == Proof::Secure && labels < record.name.num_labels();
-    is_made.then_some((&record.name, labels))
+fn denial_of(message: &Message, expansion: &Expansion<'_>) -> Denial {
+    if has_no_closer_match(message, expansion.name, expansion.labels) {
+        return Denial::Whole;
+    }
+    let next_closer = expansion.name.trim_to(usize::from(expansion.labels) + 1);
+    let covering = nsec3::secure(message)
+        .filter(|(owner, nsec3)| nsec3::covers(owner, nsec3, expansion.zone, &next_closer));
+    let of_each = covering.map(|(_, nsec3)| match nsec3.opt_out() {
+        true => Denial::OptOut,
+        false => Denial::Whole,
+    });
+    of_each.min().unwrap_or(Denial::Missing)
 }
 
 /// An NSEC record says that the name is not there, and neither is any on the way to it from the

@@ -211,11 +211,15 @@ pub fn file(zone: &str) -> String {
 pub fn zone_text(zone: &str, root: IpAddr, test: IpAddr, leaf: IpAddr) -> String {
     let head = "$TTL 300\n@ IN SOA ns.test. nobody.test. 1 7200 3600 604800 60\n";
     let delegation = |child: &str| format!("{child} IN NS ns.leaf.test.\n");
-    // far: an alias in another zone; twice: one of another alias; moved: a tree of aliases.
+    // far: an alias in another zone; twice: one of another alias; moved: a tree of aliases; longer:
+    // one whose names may become too long; closer: what a wildcard does not stand for.
+    let long = ["l"; 3].map(|letter| letter.repeat(63)).join(".");
     let hosts = "v4 IN A 192.0.2.1\nboth IN A 192.0.2.2\nboth IN AAAA 2001:db8::2\n\
                  alias IN CNAME v4\nfar IN CNAME v4.nsec3.test.\ntwice IN CNAME far\n\
                  unsigned IN CNAME v4.plain.test.\nnowhere IN CNAME none\n\
-                 moved IN DNAME Nsec3.test.\n*.wild IN A 192.0.2.9\n";
+                 moved IN DNAME Nsec3.test.\n*.wild IN A 192.0.2.9\n\
+                 *.also IN CNAME v4\ncloser.also IN A 192.0.2.8\n*.tree IN DNAME nsec3.test.\n";
+    let hosts = format!("{hosts}longer IN DNAME {long}.test.\n");
     head.to_owned()
         + &match zone {
             "." => format!(
