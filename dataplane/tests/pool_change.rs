@@ -49,19 +49,25 @@ struct Bench {
 }
 
 impl Bench {
-    /// Ten subscribers with a mapping that has two sessions each.
-    fn new() -> Bench {
+    /// Without sessions, with room for so many.
+    fn empty(config: Nat64Config, sessions: u64, log_sessions: bool) -> Bench {
         let settings = Settings {
             key: HashKey::seeded(3),
             seed: 3,
-            ..Settings::new(1, 100)
+            log_sessions,
+            ..Settings::new(1, sessions)
         };
-        let shared = Shared::new(Arc::new(config(|_| {})), settings);
-        let mut bench = Bench {
+        let shared = Shared::new(Arc::new(config), settings);
+        Bench {
             gateway: Gateway::of_worker(&shared, WorkerId(0)),
             pool: Arc::clone(&shared.pool),
             mapped: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Ten subscribers with a mapping that has two sessions each.
+    fn new() -> Bench {
+        let mut bench = Bench::empty(config(|_| {}), 100, false);
         for number in 0..10 {
             let mapped = bench.open(number, SERVER).unwrap();
             assert_eq!(bench.open(number, OTHER_SERVER), Some(mapped));
@@ -79,6 +85,22 @@ impl Bench {
             },
             _ => None,
         }
+    }
+
+    /// Maps so many ports of one host, with two sessions each; on which address.
+    fn fill(&mut self, mappings: u16, mut after_each: impl FnMut(&mut Gateway)) -> Ipv4Addr {
+        let mut address = None;
+        for server in [SERVER, OTHER_SERVER] {
+            for port in 0..mappings {
+                let packet = udp6((host(0), 4000 + port), (embedded(server), 9), b"x");
+                match judged(&self.gateway.v6(&packet)).0 {
+                    IpAddr::V4(ip) => assert_eq!(*address.get_or_insert(ip), ip),
+                    IpAddr::V6(_) => panic!("not translated"),
+                }
+                after_each(&mut self.gateway);
+            }
+        }
+        address.expect("a mapping")
     }
 
     fn on(&self, address: Ipv4Addr) -> Vec<u16> {
@@ -214,4 +236,39 @@ fn ports_that_go_are_cut_and_ports_that_come_are_given_out() {
         assert!(bench.open(number, SERVER).is_some());
     }
     bench.gateway.nat64.check_invariants();
+}
+
+/// Blocks of 16384 ports, of which one subscriber may have all.
+fn large_blocks(change: impl FnOnce(&mut Pool4Prefix)) -> Nat64Config {
+    let mut config = config(|pool| {
+        pool.ports = 1024..=65535;
+        change(pool);
+    });
+    config.subscriber.port_block_size = 16384;
+    config.subscriber.session_count_max = u32::MAX;
+    config
+}
+
+/// The wheel refers to what was cut until the time that it was armed for, and as many sessions
+/// fit again at once.
+#[test]
+fn as_many_sessions_fit_after_a_cut_while_the_wheel_still_refers_to_the_old_ones() {
+    const MAPPINGS: u16 = 20_000;
+    let sessions = 2 * u64::from(MAPPINGS);
+    let mut bench = Bench::empty(large_blocks(|_| {}), sessions, false);
+    let gone = bench.fill(MAPPINGS, |_| {});
+    bench.change(large_blocks(|pool| pool.exclude = vec![gone]));
+    assert_eq!(bench.cut(gone), 2, "blocks");
+    assert_ne!(bench.fill(MAPPINGS, |_| {}), gone);
+    let udp = gate64_wire::addr::Protocol::Udp;
+    assert_eq!(bench.gateway.sessions(udp), sessions);
+    bench.gateway.nat64.check_invariants();
+    for _ in 0..3 {
+        bench.gateway.advance(Duration::from_secs(300));
+        bench.gateway.nat64.check_invariants();
+    }
+    assert_eq!(bench.gateway.sessions(udp), 0);
+    assert_eq!(bench.gateway.count(counters::port_blocks_used(0)), 0);
+    bench.change(large_blocks(|_| {}));
+    bench.fill(MAPPINGS, |_| {});
 }

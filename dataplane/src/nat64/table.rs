@@ -79,6 +79,13 @@ impl TableSizes {
         self.sessions + self.statics
     }
 
+    /// References that the wheel can hold at once: one for each number of an entry, of a further
+    /// session and of a block. That is more than there are sessions: a cut makes room for another
+    /// session at once, and its own number is used again only when the wheel has let go of it.
+    fn references(&self) -> usize {
+        self.bibs() + self.sessions + self.blocks
+    }
+
     /// The named terms of the memory plan, in octets.
     pub fn plan(&self) -> [(&'static str, usize); 6] {
         [
@@ -99,7 +106,7 @@ impl TableSizes {
                 "index of pool ports",
                 slab_bytes::<u32>(self.slots * 3 * PORTS),
             ),
-            ("timer wheel", Wheel::bytes(self.sessions + self.blocks)),
+            ("timer wheel", Wheel::bytes(self.references())),
         ]
     }
 }
@@ -140,7 +147,7 @@ impl Table {
             by_v6: Index::new(arena, sizes.bibs())?,
             by_session: Index::new(arena, sizes.sessions)?,
             ports: arena.slab(sizes.slots * 3 * PORTS)?,
-            wheel: Wheel::new(arena, sizes.sessions + sizes.blocks)?,
+            wheel: Wheel::new(arena, sizes.references())?,
             key,
             session_count: 0,
             session_count_max: u32::try_from(sizes.sessions)
