@@ -176,6 +176,8 @@ impl Blocks {
         let calculated = self.pool.deterministic().has_pool(self.pool.pool_of(slot));
         for block in self.pool.blocks_of(slot) {
             if ownership.of_block(&self.pool, block) != self.worker {
+                // One that came back otherwise divided: its owner gives it out, not who saw it rest.
+                self.blocks[block as usize].flags &= !FLAG_RESTING;
                 continue;
             }
             let is_open = open.contains(&block);
@@ -737,5 +739,58 @@ mod tests {
                 .iter()
                 .any(|port| udp.contains(port))
         );
+    }
+
+    /// It was removed, and comes back as another worker's before its ports have rested.
+    #[test]
+    fn a_resting_block_that_is_another_workers_now_is_forgotten() {
+        let prefix = |last, pool| Pool4Prefix {
+            address: [192, 0, 2, last].into(),
+            length: 32,
+            ports: 1024..=2047,
+            pool,
+            ..Pool4Prefix::default()
+        };
+        let config = |prefixes: &[(u8, u8)]| {
+            let mut config = Nat64Config {
+                pool4: prefixes
+                    .iter()
+                    .map(|&(last, pool)| prefix(last, pool))
+                    .collect(),
+                pool_names: vec!["narrow".to_owned(), "wide".to_owned()],
+                ..Nat64Config::default()
+            };
+            config.subscriber.port_block_size = 64;
+            config
+        };
+        let wide = [2, 3, 4, 5, 6, 7, 8, 9].map(|last| (last, 1));
+        let before = config(&[&wide[..], &[(1, 0)]].concat());
+        let pool = Arc::new(PoolMap::new(&before, 2));
+        let ownership = Ownership::new(&before, 2, HashKey::seeded(1));
+        let mut arena = Arena::reserve(Blocks::bytes(&pool), Pages::Ordinary).unwrap();
+        let (worker, secret) = (WorkerId(1), HashKey::seeded(1));
+        let mut blocks = Blocks::new(
+            &mut arena,
+            Arc::clone(&pool),
+            &ownership,
+            worker,
+            480,
+            secret,
+        )
+        .unwrap();
+        let slot = pool.slot([192, 0, 2, 1].into()).unwrap();
+        let block = blocks.take(slot, 1, Tick(0)).unwrap();
+        let port = blocks.allocate(block, Protocol::Udp, 0, Tick(0)).unwrap();
+        blocks.free(block, Protocol::Udp, port, Tick(0));
+        let until = blocks.give_back(block, Tick(0)).expect("it rests");
+        let closed = pool.changed(&config(&wide), 2, &|_| false).unwrap();
+        blocks.adopt(Arc::new(closed.clone()), &ownership);
+        let moved = config(&[&wide[..], &[(1, 1)]].concat());
+        let moved = closed.changed(&moved, 2, &|_| true).unwrap();
+        assert_eq!(ownership.of_block(&moved, block), WorkerId(0));
+        blocks.adopt(Arc::new(moved), &ownership);
+        assert!(!blocks.is_resting(block));
+        assert_eq!(blocks.rested(block, until), None);
+        assert_eq!((blocks.free_of(slot), blocks.counts(1).resting), (0, 0));
     }
 }

@@ -75,6 +75,20 @@ pub enum PoolChangeError {
         /// Ports in a block.
         block_size: u16,
     },
+    /// Its blocks would be other workers' than those that have given them out.
+    #[error(
+        "{address} moves from pool {from:?} to {to:?}, which workers divide otherwise: name it in \
+         `drain` and reload, remove it when `gate64 show pool` has none of it in use and reload, \
+         then add it to {to:?}"
+    )]
+    Moved {
+        /// The address.
+        address: Ipv4Addr,
+        /// The pool's name that it is in.
+        from: String,
+        /// The pool's name that it is wanted in.
+        to: String,
+    },
     /// Some worker would have nothing to give out.
     #[error(
         "pool {pool:?} would have too few addresses for {workers} workers, which divide them by \
@@ -130,10 +144,12 @@ impl PoolMap {
             slot += last - first + 1;
         }
         map.finish();
-        for (pool, by_address) in map.by_address.iter_mut().enumerate() {
+        let workers = workers.max(1);
+        map.by_address = std::array::from_fn(|pool| {
             let addresses = count_of(&map.ranges, pool);
-            *by_address = addresses >= u32::from(workers.max(1)) * ADDRESSES_PER_WORKER_MIN;
-        }
+            addresses >= u32::from(workers) * ADDRESSES_PER_WORKER_MIN
+                && map.workers_served(pool, workers) == usize::from(workers)
+        });
         map.deterministic = Deterministic::new(config, &map);
         map
     }
@@ -159,7 +175,12 @@ impl PoolMap {
                 let is_gone =
                     range.layout.state == AddressState::Closed && is_empty(Ipv4Addr::from(ip));
                 match wanted.get_mut(&ip) {
-                    Some(layout) => self.join(ip, &range.layout, layout)?,
+                    Some(layout) => {
+                        if workers > 1 && !is_gone {
+                            self.check_owners(config, ip, &range.layout, layout)?;
+                        }
+                        self.join(ip, &range.layout, layout)?;
+                    }
                     None if is_gone => {}
                     None => {
                         let closed = Layout {
@@ -189,6 +210,26 @@ impl PoolMap {
         map.finish();
         map.check_shares(config, workers)?;
         Ok(map)
+    }
+
+    /// Refuses a pool in which the blocks that are held, or rest, would be other workers'.
+    fn check_owners(
+        &self,
+        config: &Nat64Config,
+        ip: u32,
+        before: &Layout,
+        now: &Layout,
+    ) -> Result<(), PoolChangeError> {
+        let [from, to] = [before.pool, now.pool].map(usize::from);
+        if self.by_address[from] == self.by_address[to] {
+            return Ok(());
+        }
+        let name = |pool: usize| config.pool_names.get(pool).cloned().unwrap_or_default();
+        Err(PoolChangeError::Moved {
+            address: Ipv4Addr::from(ip),
+            from: name(from),
+            to: name(to),
+        })
     }
 
     /// Lets a block range of before go on beside the one of now.
@@ -238,22 +279,27 @@ impl PoolMap {
     fn check_shares(&self, config: &Nat64Config, workers: u8) -> Result<(), PoolChangeError> {
         for (pool, name) in config.pool_names.iter().enumerate() {
             let by_address = self.by_address.get(pool) == Some(&true);
-            let open = self.ranges.iter().filter(|range| {
-                range.layout.state == AddressState::Open && usize::from(range.layout.pool) == pool
-            });
-            let mut served = vec![false; usize::from(workers)];
-            for range in open {
-                for slot in range.slot..=range.slot + (range.last - range.first) {
-                    served[slot as usize % usize::from(workers)] = true;
-                }
-            }
-            let is_used = served.iter().any(|&served| served);
-            if by_address && is_used && !served.iter().all(|&served| served) {
+            let served = self.workers_served(pool, workers);
+            if by_address && served > 0 && served < usize::from(workers) {
                 let pool = name.clone();
                 return Err(PoolChangeError::TooFew { pool, workers });
             }
         }
         Ok(())
+    }
+
+    /// Workers that own an address of a pool that gives out blocks, if it is divided by address.
+    fn workers_served(&self, pool: usize, workers: u8) -> usize {
+        let open = self.ranges.iter().filter(|range| {
+            range.layout.state == AddressState::Open && usize::from(range.layout.pool) == pool
+        });
+        let mut served = vec![false; usize::from(workers)];
+        for range in open {
+            for slot in range.slot..=range.slot + (range.last - range.first) {
+                served[slot as usize % usize::from(workers)] = true;
+            }
+        }
+        served.into_iter().filter(|&is_served| is_served).count()
     }
 
     fn add(&mut self, first: u32, last: u32, slot: Slot, layout: Layout) {
@@ -647,5 +693,63 @@ mod tests {
         assert_eq!(excluded, [5060 - 4608, 5061 - 4608, 5119 - 4608]);
         assert_eq!(map.excluded_in(block + 1).count(), 11);
         assert_eq!(map.excluded_in(block + 2).count(), 0);
+    }
+
+    fn named(names: &[&str], prefixes: Vec<(Pool4Prefix, u8)>) -> Nat64Config {
+        let of_pool = |(prefix, pool)| Pool4Prefix { pool, ..prefix };
+        Nat64Config {
+            pool_names: names.iter().map(|&name| name.to_owned()).collect(),
+            ..config(prefixes.into_iter().map(of_pool).collect())
+        }
+    }
+
+    /// Whose a block is depends on how its pool is divided.
+    #[test]
+    fn an_address_does_not_move_to_a_pool_that_is_divided_otherwise_unless_it_is_empty() {
+        let names = ["wide", "narrow"];
+        let moved: Ipv4Addr = [192, 0, 2, 1].into();
+        let wide = |exclude: &[[u8; 4]]| (prefix([203, 0, 113, 0], 29, exclude), 0);
+        let narrow = (prefix([192, 0, 2, 0], 32, &[]), 1);
+        let one = || prefix([192, 0, 2, 1], 32, &[]);
+        let before = named(&names, vec![wide(&[]), narrow.clone(), (one(), 1)]);
+        let after = named(&names, vec![wide(&[]), narrow.clone(), (one(), 0)]);
+        let without = named(&names, vec![wide(&[]), narrow]);
+        let map = PoolMap::new(&before, 2);
+        assert!(map.is_by_address(0) && !map.is_by_address(8));
+        let error = map.changed(&after, 2, &|_| true).unwrap_err();
+        assert_eq!(
+            error,
+            PoolChangeError::Moved {
+                address: moved,
+                from: "narrow".to_owned(),
+                to: "wide".to_owned(),
+            }
+        );
+        let text = error.to_string();
+        assert!(text.contains("drain"), "says what to do: {text}");
+        // One worker owns everything, however it is divided.
+        let alone = PoolMap::new(&before, 1);
+        assert!(alone.changed(&after, 1, &|_| false).is_ok());
+        // Removed and empty, it may come back elsewhere.
+        let closed = map.changed(&without, 2, &|_| false).unwrap();
+        assert!(closed.changed(&after, 2, &|_| false).is_err());
+        let slot = map.slot(moved).unwrap();
+        let back = closed.changed(&after, 2, &|ip| ip == moved).unwrap();
+        assert!(back.is_by_address(back.slot(moved).unwrap()));
+        assert_eq!(back.state(slot), AddressState::Open);
+    }
+
+    /// Places alternate between two pools: each would serve but one of two workers.
+    #[test]
+    fn a_pool_is_divided_by_address_only_if_every_worker_gets_one() {
+        let alternating = (0..16).map(|n| (prefix([192, 0, 2, n], 32, &[]), n % 2));
+        let config = named(&["even", "odd"], alternating.collect());
+        let map = PoolMap::new(&config, 2);
+        assert!(!map.is_by_address(0) && !map.is_by_address(1));
+        assert!(
+            map.changed(&config, 2, &|_| false).is_ok(),
+            "nothing changed"
+        );
+        assert!(PoolMap::new(&config, 1).is_by_address(0));
     }
 }
