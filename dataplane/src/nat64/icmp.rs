@@ -7,7 +7,6 @@ use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6
 use gate64_wire::facts::{Ipv4Facts, Ipv6Facts, L4Kind};
 use gate64_wire::inner::{InnerIpv4, InnerIpv6};
 
-use super::class::Destination;
 use super::table::SessionRef;
 use super::way::Way;
 use super::{Context, Hop, Nat64, is_global};
@@ -78,7 +77,7 @@ impl Nat64 {
     ) -> Result<(Verdict, Hop), Refusal> {
         if self.classes.have_lists() {
             let (_, remote) = self.pref64_of(facts.dst)?;
-            if self.classes.destination(facts.src, remote) == Destination::Bypassed {
+            if self.is_bypassed(facts.src, remote) {
                 return Err(Refusal::Bypass);
             }
         }

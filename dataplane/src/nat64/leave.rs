@@ -1,7 +1,11 @@
 //! How a packet leaves: whole, in fragments, as the ICMP error in answer, or as it came.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use gate64_wire::facts::{Ipv4Facts, Ipv6Facts};
 
+use super::class::Destination;
+use super::prepare::PreparedV6;
 use super::{Context, Hop, IPV4_HEADER, IPV6_HEADER, Nat64, way};
 use crate::config::MssClamp;
 use crate::counters;
@@ -125,6 +129,35 @@ impl Nat64 {
         }
     }
 
+    /// What cannot be translated need not be refused where it is not to be translated: `one` was
+    /// read far enough to know its destination.
+    #[cold]
+    pub(super) fn unless_bypassed(
+        &self,
+        side: Side,
+        one: &PreparedV6,
+        refusal: Refusal,
+    ) -> Refusal {
+        let is_untranslatable = matches!(
+            refusal.reason(),
+            Some(
+                DropReason::UnknownProtocol
+                    | DropReason::IcmpUntranslatable
+                    | DropReason::RoutingHeader
+            )
+        );
+        let asks = side == Side::V6 && is_untranslatable && self.classes.have_lists();
+        if asks && self.is_bypassed(one.facts.src, one.remote) {
+            return Refusal::Bypass;
+        }
+        refusal
+    }
+
+    /// Whether the lists have packets of a host to a destination routed on as they are.
+    pub(super) fn is_bypassed(&self, src: Ipv6Addr, remote: Ipv4Addr) -> bool {
+        self.classes.destination(src, remote) == Destination::Bypassed
+    }
+
     /// Routes a packet from IPv6 on as it is (RFC 6888 REQ-6): the destination has a route of its
     /// own within the prefix.
     #[cold]
@@ -141,6 +174,7 @@ impl Nat64 {
         context: &Context,
     ) -> Result<Hop, Refusal> {
         let facts = Ipv6Facts::parse(packet.bytes())?;
+        self.check_source(facts.src)?;
         let way = self.way_v6(None, facts.dst, context)?;
         if facts.len > way.mtu {
             let error = IcmpError::TooBig { mtu: way.mtu };

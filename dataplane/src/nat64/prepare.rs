@@ -134,6 +134,7 @@ impl Nat64 {
                 return self.prepare_packet(packet, side, handed_off, place, context);
             }
             Err(refusal) => {
+                let refusal = self.unless_bypassed(side, &place.v6, refusal);
                 let (verdict, hop) = self.refuse(packet, side, refusal, context);
                 Kind::Settled(verdict, hop)
             }
@@ -229,6 +230,19 @@ impl Nat64 {
         pref64: u8,
         remote: Ipv4Addr,
     ) -> Result<(), Refusal> {
+        self.check_source(src)?;
+        if !may_be_source(remote) {
+            return Err(DropReason::DestinationMartian.into());
+        }
+        let strict = self.config.wkp_strict && self.pref64(pref64).is_well_known();
+        if strict && !is_global(remote) {
+            return Err(DropReason::WkpNonGlobal.into());
+        }
+        Ok(())
+    }
+
+    /// Refuses sources of which nothing is forwarded, translated or not.
+    pub(super) fn check_source(&self, src: Ipv6Addr) -> Result<(), Refusal> {
         // RFC 6146 section 3.5: such a packet is dropped silently, or it might loop.
         if self.remote_of(src).is_some() {
             return Err(DropReason::SourceInPref64.into());
@@ -237,13 +251,6 @@ impl Nat64 {
         let is_near = src.is_loopback() || src.is_unicast_link_local();
         if src.is_unspecified() || is_near || src.is_multicast() {
             return Err(DropReason::SourceMartian.into());
-        }
-        if !may_be_source(remote) {
-            return Err(DropReason::DestinationMartian.into());
-        }
-        let strict = self.config.wkp_strict && self.pref64(pref64).is_well_known();
-        if strict && !is_global(remote) {
-            return Err(DropReason::WkpNonGlobal.into());
         }
         Ok(())
     }

@@ -80,19 +80,19 @@ impl Nat64 {
     ) -> Result<(Verdict, Hop), Refusal> {
         self.counters
             .add(counters::fragments_received(Side::V6.index()), 1);
-        if facts.l4.kind == L4Kind::IcmpError {
-            return Err(DropReason::IcmpUntranslatable.into());
-        }
         let target = self.pref64_of(facts.dst)?;
-        if self.classes.have_lists() {
-            self.check_destination(facts.src, target.1)?;
-        }
         let key = Key {
             src: facts.src.into(),
             dst: facts.dst.into(),
             id: fragment.id,
             protocol: facts.protocol,
         };
+        if self.classes.have_lists() && self.bypasses_fragment(facts, target, &key) {
+            return Err(Refusal::Bypass);
+        }
+        if facts.l4.kind == L4Kind::IcmpError {
+            return Err(DropReason::IcmpUntranslatable.into());
+        }
         let arrived = Arrived {
             fragment,
             payload: facts.len - facts.l4_offset,
@@ -110,6 +110,26 @@ impl Nat64 {
         };
         self.forget_complete(place);
         done
+    }
+
+    /// Whether the lists have a fragment routed on as it is. As with whole packets, one of a
+    /// session is not judged again; its later fragments are known by the first. What is denied is
+    /// refused as whole packets are, where the session is looked for.
+    #[cold]
+    fn bypasses_fragment(&self, facts: &Ipv6Facts, target: (u8, Ipv4Addr), key: &Key) -> bool {
+        self.is_bypassed(facts.src, target.1)
+            && !self.fragments.follows(key)
+            && !self.is_of_session(facts, target)
+    }
+
+    fn is_of_session(&self, facts: &Ipv6Facts, (pref64, remote): (u8, Ipv4Addr)) -> bool {
+        let mut one = super::PreparedV6 {
+            facts: *facts,
+            remote,
+            pref64,
+            ..super::Place::EMPTY.v6
+        };
+        self.look_up_v6(&mut one).is_ok() && self.find_v6(&one).session.is_some()
     }
 
     /// A fragment from IPv4. `gathered`: the worker that gathers it has sent it here.
@@ -313,7 +333,7 @@ impl Nat64 {
                 let reason = match refusal {
                     Refusal::Drop(reason) | Refusal::Reject(reason, _) => reason,
                     Refusal::Hold => DropReason::TcpIncomingSyn,
-                    // Decided for all fragments before they are followed.
+                    // Those without a session were not followed: this one's has ended meanwhile.
                     Refusal::Bypass => DropReason::FragmentUnmatched,
                 };
                 self.condemn(place, reason);

@@ -171,6 +171,11 @@ impl Fragments {
         &mut self.packets[place as usize]
     }
 
+    /// Whether a packet is followed already.
+    pub(super) fn follows(&self, key: &Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// The packet of that key, followed from now on if it was not.
     pub(super) fn follow(
         &mut self,
