@@ -8,6 +8,13 @@ use crate::clock::{WallClock, unix_ms};
 use crate::queue::Queue;
 use crate::record::{Alarm, EventKind, Record, What};
 
+/// Numbers that are left out behind those that an earlier process is known to have used: records that no journal
+/// keeps have some too, and those of its last second may not have reached it.
+const SEQUENCE_GAP: u64 = 1 << 32;
+
+/// Beyond it is no number of a journal's, but octets made up by somebody.
+const SEQUENCE_MAX: u64 = 1 << 62;
+
 /// Something a worker told: when in its monotonic time, and what.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -103,10 +110,13 @@ impl Bus {
         }
     }
 
-    /// Goes on behind the numbers of an earlier process.
+    /// Goes on behind the numbers of an earlier process, of which `sequence` is the first that it is not known to
+    /// have used. Nothing changes where the clock has led far beyond it, as it does unless it was set back.
     pub fn continue_from(&self, sequence: u64) {
         let mut inner = lock(&self.inner);
-        inner.next_sequence = inner.next_sequence.max(sequence);
+        if inner.next_sequence < sequence {
+            inner.next_sequence = sequence.min(SEQUENCE_MAX) + SEQUENCE_GAP;
+        }
     }
 
     /// Adds a reader. One that is vital fails as soon as it cannot be written; any other while
@@ -223,4 +233,29 @@ impl Bus {
 /// The value, whether or not a thread panicked while it held it: every use is whole.
 pub(crate) fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Queue;
+
+    #[test]
+    fn numbers_go_on_behind_those_of_an_earlier_process() {
+        let bus = Bus::new(0);
+        let (queue, reader) = Queue::new(10, &[]);
+        bus.attach("reader", queue, Arc::default(), false);
+        let number = || {
+            bus.tell(What::Started);
+            reader.take(1)[0].sequence
+        };
+        let of_clock = number();
+        bus.continue_from(of_clock - 5);
+        assert_eq!(number(), of_clock + 1, "the clock has led beyond it");
+        // The clock was set back; what the journal shows is not all that was numbered.
+        bus.continue_from(of_clock + 1_000_000);
+        assert!(number() > of_clock + 2_000_000_000);
+        bus.continue_from(u64::MAX);
+        assert!(number() > SEQUENCE_MAX);
+    }
 }

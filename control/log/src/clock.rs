@@ -4,7 +4,7 @@
 //! silently; a larger one is a [`Step`], which readers are told: without it, an hour that
 //! happens twice would make two holders of one port look like one.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A difference from here on is a step, in milliseconds.
 const STEP_MS: i64 = 500;
@@ -69,6 +69,16 @@ fn ms(nanos: u64) -> i64 {
     i64::try_from(nanos / NANOS_PER_MS).unwrap_or(i64::MAX)
 }
 
+/// The last second of the year 9999: RFC 3339 has four digits for a year.
+pub const LAST_SECOND: u64 = 253_402_300_799;
+
+/// RFC 3339 in UTC, of milliseconds since 1970. What is before 1970 or after 9999, which only octets made up by
+/// somebody say, is shown as the nearest time within.
+pub fn rfc3339(ms: i64) -> String {
+    let ms = u64::try_from(ms).unwrap_or(0).min(LAST_SECOND * 1000);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(ms)).to_string()
+}
+
 /// Milliseconds since 1970.
 pub(crate) fn unix_ms(at: SystemTime) -> i64 {
     match at.duration_since(UNIX_EPOCH) {
@@ -79,14 +89,19 @@ pub(crate) fn unix_ms(at: SystemTime) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
 
     fn wall(ms: u64) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn any_time_can_be_shown() {
+        assert_eq!(rfc3339(1_793_577_600_250), "2026-11-02T00:00:00.250Z");
+        assert_eq!(rfc3339(i64::MIN), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(i64::MAX), "9999-12-31T23:59:59.000Z");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod record;
 pub mod sink;
 
 pub use bus::{Bus, Condition, Event, ReaderReport};
-pub use clock::{Step, WallClock};
+pub use clock::{LAST_SECOND, Step, WallClock, rfc3339};
 pub use queue::{Queue, Reader};
 pub use record::{
     Alarm, AlarmKind, Block, BlockAction, EventKind, Prefix6, Record, Session, SessionAction, What,

@@ -1,9 +1,10 @@
 //! The answer of a look-up, for people and as JSON.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use gate64_log::journal::{Holding, Note};
+use gate64_log::rfc3339 as time;
 use serde::Serialize;
 
 use super::subject::What;
@@ -147,13 +148,9 @@ impl Answer {
     }
 }
 
-/// RFC 3339, in UTC.
+/// RFC 3339, in UTC, of a time between 1970 and 9999.
 pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
-}
-
-fn time(ms: i64) -> String {
-    rfc3339(UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
 /// A note as a sentence.

@@ -75,7 +75,14 @@ fn find(args: &LookupArgs) -> Result<Answer, Failure> {
             journal_of(&config)?
         }
     };
-    from_journal(&directory, &asked, &mut answer)?;
+    match from_journal(&directory, &asked, &mut answer) {
+        // What the configuration says holds without it.
+        Err(reason) if !answer.holders.is_empty() => {
+            answer.covered = false;
+            answer.notes.push(reason);
+        }
+        read => read.map_err(Failure::Failed)?,
+    }
     Ok(answer)
 }
 
@@ -143,24 +150,33 @@ fn unix_ms(at: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What the configuration alone decides: static entries and calculated ports. Whether that is all:
-/// such a port is nobody else's, but a subscriber may have other blocks too.
+/// What the configuration alone decides: static entries and calculated ports. Whether that is all that can be
+/// found: a calculated port is nobody else's, but a subscriber may have other blocks too; a static entry is one
+/// protocol's, since somebody wrote it.
 fn from_configuration(config: &Config, answer: &mut Answer) -> bool {
     answer.holders = static_entries(config, &answer.what);
     let is_port = matches!(answer.what, What::Mapped(..));
-    if is_port && !answer.holders.is_empty() {
-        return true;
+    if let Some((holder, overflow)) = calculated::holder(config, &answer.what) {
+        answer.holders.push(holder);
+        if is_port || !overflow {
+            return true;
+        }
     }
-    let Some((holder, overflow)) = calculated::holder(config, &answer.what) else {
+    if answer.holders.is_empty() || config.log.journal.is_some() {
         return false;
-    };
-    answer.holders.push(holder);
-    if !is_port && overflow && config.log.journal.is_none() {
-        let note = "it may have had other ports of that address too: without [log.journal] there \
-                    is no record of these";
-        answer.notes.push(note.to_owned());
     }
-    is_port || !overflow || config.log.journal.is_none()
+    answer.covered = false;
+    let note = match is_port {
+        true => {
+            "that is the entry as it is written now: without [log.journal] there is no record of who had the \
+             port before, or with another protocol"
+        }
+        false => {
+            "it may have had other ports too: without [log.journal] there is no record of these"
+        }
+    };
+    answer.notes.push(note.to_owned());
+    true
 }
 
 fn static_entries(config: &Config, what: &What) -> Vec<Holder> {
@@ -197,20 +213,25 @@ fn journal_of(config: &Config) -> Result<PathBuf, Failure> {
     })
 }
 
-fn from_journal(directory: &Path, asked: &Asked, answer: &mut Answer) -> Result<(), Failure> {
+/// Adds what the journal says.
+///
+/// # Errors
+/// A sentence that says why it cannot be read.
+fn from_journal(directory: &Path, asked: &Asked, answer: &mut Answer) -> Result<(), String> {
     let found = journal::lookup(directory, &asked.question())
-        .map_err(|error| Failure::Failed(unreadable(directory, &error)))?;
-    let is_gap = |note: &Note| {
-        matches!(
-            note,
-            Note::NotCovered { .. } | Note::Crashed { .. } | Note::OtherVersion { .. }
-        )
-    };
-    answer.covered = !found.notes.iter().any(is_gap);
+        .map_err(|error| unreadable(directory, &error))?;
+    answer.covered = is_covered(&found.notes);
     answer.notes.extend(found.notes.iter().map(note_text));
     let holders = found.holdings.iter().map(Holder::from_journal);
     answer.holders.extend(holders);
     Ok(())
+}
+
+/// Whether nobody means nobody: where gate64 did not run, it had handed out nothing. Anything else that there is to
+/// note may hide a holder.
+fn is_covered(notes: &[Note]) -> bool {
+    let all = |note: &Note| matches!(note, Note::Stopped { .. });
+    notes.iter().all(all)
 }
 
 /// One sentence: what is wrong, where, and what to do.
@@ -243,7 +264,12 @@ fn show(answer: &Answer, json: bool) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
+
+    use gate64_log::config::JournalConfig;
+    use gate64_log::journal::Journal;
+    use gate64_log::{Block, BlockAction, Bus, Condition, EventKind, Prefix6, Queue};
 
     use super::*;
 
@@ -278,6 +304,133 @@ mod tests {
         ] {
             let error = ask(&wrong).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+    #[test]
+    fn nobody_is_said_only_where_nothing_may_hide_a_holder() {
+        let at_ms = 5;
+        assert!(is_covered(&[]));
+        assert!(is_covered(&[Note::Stopped { at_ms }]));
+        let (before_ms, after_ms) = (None, Some(5));
+        for hides in [
+            Note::Damaged {
+                segment: 1,
+                octets: 3,
+            },
+            Note::Lost { at_ms, count: 1 },
+            Note::ClockStep { at_ms },
+            Note::Crashed { at_ms },
+            Note::NotCovered {
+                before_ms,
+                after_ms,
+            },
+            Note::OtherVersion {
+                segment: 1,
+                version: 9,
+            },
+        ] {
+            assert!(!is_covered(&[Note::Stopped { at_ms }, hides]), "{hides:?}");
+        }
+    }
+
+    /// A configuration with a static entry for TCP, and where its journal is, if it has one.
+    struct Site(PathBuf);
+
+    impl Site {
+        fn new(name: &str, journal: &str) -> Site {
+            let folder = std::env::temp_dir().join(format!("gate64-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).unwrap();
+            let journal = journal.replace("HERE", folder.to_str().unwrap());
+            let text = format!(
+                "[[interface]]\nname = \"eth0\"\n[nat64]\npref64 = [\"64:ff9b::/96\"]\n\
+                 [[pool4]]\nprefix = \"203.0.113.0/28\"\n[[static]]\nprotocol = \"tcp\"\n\
+                 v6 = \"[2001:db8::80]:80\"\nv4 = \"203.0.113.5:1100\"\n{journal}"
+            );
+            std::fs::write(folder.join("gate64.toml"), text).unwrap();
+            Site(folder)
+        }
+
+        /// Somebody has the block with the entry's port, and the journal says so.
+        fn write_journal(&self) {
+            let bus = Arc::new(Bus::new(0));
+            let (queue, reader) = Queue::new(10, &[EventKind::Block]);
+            let condition = Arc::new(Condition::default());
+            bus.attach("journal", queue, Arc::clone(&condition), true);
+            let config = JournalConfig {
+                path: self.0.join("journal"),
+                retention: Duration::from_secs(86_400),
+            };
+            let journal = Journal::start(config, None, reader, condition, &bus).unwrap();
+            let subscriber = Prefix6 {
+                ip: "2001:db8:42::".parse().unwrap(),
+                length: 64,
+            };
+            let block = Block {
+                subscriber,
+                v4: "203.0.113.5".parse().unwrap(),
+                port_first: 1024,
+                port_count: 512,
+            };
+            bus.tell(gate64_log::What::Block(BlockAction::Allocated, block));
+            bus.close();
+            journal.join();
+        }
+
+        /// Until now, since nobody had anything before the journal.
+        fn ask(&self, what: &str) -> Result<Answer, Failure> {
+            find(&LookupArgs {
+                what: what.parse().unwrap(),
+                config: self.0.join("gate64.toml"),
+                to: Some(SystemTime::now()),
+                ..args(None, None, None)
+            })
+        }
+    }
+
+    impl Drop for Site {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn sources(answer: &Answer) -> Vec<&'static str> {
+        answer.holders.iter().map(|one| one.source).collect()
+    }
+
+    const JOURNAL: &str = "[log.journal]\npath = \"HERE/journal\"\n";
+
+    #[test]
+    fn a_static_entry_hides_nothing_of_the_journal() {
+        let site = Site::new("static-journal", JOURNAL);
+        site.write_journal();
+        let any = site.ask("203.0.113.5:1100").unwrap();
+        assert_eq!(sources(&any), ["static", "journal"], "{any:?}");
+        assert_eq!(any.holders[1].subscriber, "2001:db8:42::/64");
+        assert_eq!(
+            sources(&site.ask("203.0.113.5:1100/udp").unwrap()),
+            ["journal"]
+        );
+        assert_eq!(sources(&site.ask("2001:db8::80").unwrap()), ["static"]);
+    }
+
+    #[test]
+    fn a_static_entry_is_told_without_a_journal_and_with_one_that_cannot_be_read() {
+        let unread = Site::new("static-unread", JOURNAL);
+        let without = Site::new("static-alone", "");
+        for (site, says) in [
+            (&unread, "cannot be read"),
+            (&without, "without [log.journal]"),
+        ] {
+            for what in ["203.0.113.5:1100/tcp", "2001:db8::80"] {
+                let answer = site.ask(what).unwrap();
+                assert_eq!(sources(&answer), ["static"]);
+                assert!(
+                    !answer.covered && answer.notes[0].contains(says),
+                    "{answer:?}"
+                );
+            }
+            assert!(site.ask("203.0.113.5:1100/udp").is_err());
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gate64_log::Prefix6;
 use gate64_log::journal::Subject;
+use gate64_log::{LAST_SECOND, Prefix6};
 use gate64_wire::addr::Protocol;
 
 /// What is looked up.
@@ -73,7 +73,8 @@ fn subscriber(ip: Ipv6Addr, length: Option<&str>) -> Result<What, String> {
     Ok(What::Subscriber(Prefix6 { ip, length }))
 }
 
-/// A time of RFC 3339: in UTC with a Z or without anything, or with the offset of a time zone.
+/// A time of RFC 3339 between 1970 and 9999: in UTC with a Z or without anything, or with the offset of a time
+/// zone.
 pub fn time(text: &str) -> Result<SystemTime, String> {
     let accepted = "such as 2026-11-02T10:00:00Z or 2026-11-02T11:00:00+01:00";
     let (local, offset) = match text.rfind(['+', '-']) {
@@ -84,18 +85,25 @@ pub fn time(text: &str) -> Result<SystemTime, String> {
     let at = humantime::parse_rfc3339_weak(local)
         .map_err(|error| format!("{text:?} is no time: {error}; write one {accepted}"))?;
     let wrong = || format!("{offset:?} is no offset of a time zone; write a time {accepted}");
-    match offset.split_at_checked(1) {
-        None => Ok(at),
+    let at = match offset.split_at_checked(1) {
+        None => Some(at),
         Some((sign, offset)) if !local.ends_with(['Z', 'z']) => {
             let by = hours_and_minutes(offset).ok_or_else(wrong)?;
-            let moved = match sign {
+            match sign {
                 "+" => at.checked_sub(by),
                 _ => at.checked_add(by),
-            };
-            moved.ok_or_else(wrong)
+            }
         }
-        Some(_) => Err(wrong()),
-    }
+        Some(_) => return Err(wrong()),
+    };
+    at.filter(can_be_shown).ok_or_else(|| {
+        format!("{text:?} is before 1970 or after 9999 in UTC; write a time {accepted}")
+    })
+}
+
+fn can_be_shown(at: &SystemTime) -> bool {
+    let since = at.duration_since(UNIX_EPOCH);
+    since.is_ok_and(|since| since.as_secs() <= LAST_SECOND)
 }
 
 fn hours_and_minutes(text: &str) -> Option<Duration> {
@@ -162,5 +170,16 @@ mod tests {
         ] {
             assert!(time(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_time_that_cannot_be_shown_is_refused() {
+        for wrong in ["1970-01-01T00:00:00+01:00", "9999-12-31T23:59:59-00:01"] {
+            let error = time(wrong).unwrap_err();
+            assert!(error.contains("before 1970 or after 9999"), "{error}");
+        }
+        assert_eq!(time("1970-01-01T01:00:00+01:00"), Ok(UNIX_EPOCH));
+        assert!(time("9999-12-31T23:59:59.999Z").is_ok());
+        assert!(time("1969-12-31T23:59:59Z").is_err());
     }
 }

@@ -26,7 +26,10 @@ struct Held {
 pub struct Ledger {
     held: HashMap<(Ipv4Addr, u16), Held>,
     pending: Vec<Entry>,
+    /// Of the first that waits.
     sequence: u64,
+    /// Behind the last record that was taken.
+    next_sequence: u64,
     lost: u64,
 }
 
@@ -36,6 +39,7 @@ impl Ledger {
         if self.pending.is_empty() {
             self.sequence = record.sequence;
         }
+        self.next_sequence = record.sequence.saturating_add(1);
         match record.what {
             What::Block(action, block) => self.take_block(action, record.at_ms, block, now),
             What::Lost(count) => self.add(Entry::Lost(record.at_ms, count)),
@@ -93,9 +97,12 @@ impl Ledger {
         }
     }
 
-    /// What waits, oldest first, and the sequence number of the first.
+    /// What waits, oldest first, and the sequence number of the first: of the next, if none waits.
     pub fn pending(&self) -> (u64, &[Entry]) {
-        (self.sequence, &self.pending)
+        match self.pending.is_empty() {
+            true => (self.next_sequence, &[]),
+            false => (self.sequence, &self.pending),
+        }
     }
 
     /// What waited is written, or in a snapshot.

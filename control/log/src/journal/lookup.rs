@@ -118,7 +118,8 @@ fn look(directory: &Path, question: &Question) -> io::Result<Answer> {
     let segments = segment::list(directory)?;
     let is_written =
         segments.last().is_some_and(|last| last.end_ms.is_none()) && is_locked(directory);
-    let chosen = choose(&segments, question);
+    let ends = segment::ends(directory, &segments)?;
+    let chosen = choose(&segments, &ends, question);
     let scanned = scan_all(directory, &segments, &chosen, &question.subject)?;
     let mut timeline = Timeline::new(*question);
     let mut before: Option<usize> = None;
@@ -131,7 +132,7 @@ fn look(directory: &Path, question: &Question) -> io::Result<Answer> {
         before = Some(place);
     }
     timeline.leave_off();
-    Ok(timeline.answer(&segments, is_written))
+    Ok(timeline.answer(&segments, &ends, is_written))
 }
 
 /// Whether a process writes the journal now.
@@ -143,18 +144,19 @@ fn is_locked(directory: &Path) -> bool {
 }
 
 /// The segments that cover the time, and those on both sides of what is not covered.
-fn choose(segments: &[SegmentName], question: &Question) -> Vec<usize> {
+fn choose(segments: &[SegmentName], ends: &[Option<i64>], question: &Question) -> Vec<usize> {
     let (from_ms, to_ms) = (question.from_ms, question.to_ms);
     let last = segments.len().saturating_sub(1);
+    let end_of = |place: usize| ends[place].unwrap_or(i64::MAX);
     let is_wanted = |place: usize| {
         let name = &segments[place];
-        let ends = name.end_ms.unwrap_or(i64::MAX);
+        let ends = end_of(place);
         let covers = name.start_ms <= to_ms && ends >= from_ms;
         let gap_after = segments.get(place + 1).is_some_and(|next| {
             ends < to_ms.max(from_ms.saturating_add(1)) && next.start_ms > from_ms.max(ends)
         });
         let gap_before = place > 0 && {
-            let before_ms = segments[place - 1].end_ms.unwrap_or(i64::MAX);
+            let before_ms = end_of(place - 1);
             before_ms < to_ms.max(from_ms.saturating_add(1))
                 && name.start_ms > from_ms.max(before_ms)
         };
@@ -280,7 +282,10 @@ impl Timeline {
         self.covered.push(Covered {
             place,
             reason: scanned.reason,
-            end: scanned.end.or(crashed.then_some(End::Crashed)),
+            // How one ended that cannot be read here, nobody knows.
+            end: scanned
+                .end
+                .or((crashed && scanned.other_version.is_none()).then_some(End::Crashed)),
             start_ms: if is_blank {
                 name.start_ms
             } else {
@@ -424,7 +429,12 @@ impl Timeline {
         }
     }
 
-    fn answer(mut self, segments: &[SegmentName], is_written: bool) -> Answer {
+    fn answer(
+        mut self,
+        segments: &[SegmentName],
+        ends: &[Option<i64>],
+        is_written: bool,
+    ) -> Answer {
         let (from_ms, to_ms) = (self.question.from_ms, self.question.to_ms);
         let Some(first) = segments.first() else {
             self.tell_gap(None, None);
@@ -440,7 +450,7 @@ impl Timeline {
                 self.between(&pair[0], &pair[1]);
             }
         }
-        self.tell_twice(segments);
+        self.tell_twice(segments, ends);
         if let Some(end) = covered.last().filter(|one| one.place + 1 == segments.len())
             && !is_written
             && end.last_ms < to_ms
@@ -475,10 +485,10 @@ impl Timeline {
     }
 
     /// A segment that begins before the end of the one before it: that time happened twice.
-    fn tell_twice(&mut self, segments: &[SegmentName]) {
+    fn tell_twice(&mut self, segments: &[SegmentName], ends: &[Option<i64>]) {
         let (from_ms, to_ms) = (self.question.from_ms, self.question.to_ms);
-        for pair in segments.windows(2) {
-            let (again_ms, end_ms) = (pair[1].start_ms, pair[0].end_ms.unwrap_or(i64::MIN));
+        for (next, end_ms) in segments.iter().skip(1).zip(ends) {
+            let (again_ms, end_ms) = (next.start_ms, end_ms.unwrap_or(i64::MIN));
             let is_twice = end_ms.saturating_sub(again_ms) > OVERLAP_MS;
             if is_twice && again_ms <= to_ms && end_ms >= from_ms {
                 self.tell_step(again_ms);

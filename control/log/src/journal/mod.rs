@@ -27,7 +27,7 @@ pub use self::scan::Subject;
 use self::segment::End;
 use self::store::{Recovery, Store};
 use crate::bus::{Bus, Condition};
-use crate::clock::unix_ms;
+use crate::clock::{rfc3339, unix_ms};
 use crate::config::JournalConfig;
 use crate::queue::Reader;
 use crate::record::What;
@@ -257,13 +257,11 @@ fn tell_recovery(path: &Path, recovery: &Recovery) {
     if !recovery.crashed {
         return;
     }
-    let last = recovery.last_ms.and_then(|ms| u64::try_from(ms).ok());
-    let last = Duration::from_millis(last.unwrap_or(0));
     tracing::warn!(
         path = %path.display(),
         octets_cut = recovery.octets_cut,
         "gate64 ended without closing its journal: what happened in the second after {} may be missing, everything before is there",
-        humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + last),
+        rfc3339(recovery.last_ms.unwrap_or(0)),
     );
 }
 

@@ -7,9 +7,10 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use super::frame::{self, Decoder, FrameKind, Header, Reason};
+use crate::clock::rfc3339;
 
 const EXTENSION: &str = "g64j";
 
@@ -66,7 +67,8 @@ impl SegmentName {
     pub fn parse(name: &str) -> Option<SegmentName> {
         let stem = name.strip_suffix(EXTENSION)?.strip_suffix('.')?;
         let mut parts = stem.split('_');
-        let number = parts.next()?.parse().ok()?;
+        // The last number of all has none behind it.
+        let number = parts.next()?.parse().ok().filter(|one| *one < u64::MAX)?;
         let start_ms = parse_compact(parts.next()?)?;
         let end_ms = parts.next().map(parse_compact);
         if parts.next().is_some() || end_ms == Some(None) {
@@ -83,14 +85,23 @@ impl SegmentName {
     pub fn path(&self, directory: &Path) -> PathBuf {
         directory.join(self.file_name())
     }
+
+    /// The last time that its octets speak of, in milliseconds since 1970; its beginning if none of them can
+    /// be read.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_end(&self, directory: &Path) -> io::Result<i64> {
+        let path = self.path(directory);
+        let contents = Contents::read(&path).map_err(|error| naming(&path, &error))?;
+        let times = contents.frames().map(|found| found.last_ms());
+        Ok(times.fold(self.start_ms, i64::max))
+    }
 }
 
 /// RFC 3339 without what file names had better not have.
 fn compact(ms: i64) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    humantime::format_rfc3339_millis(at)
-        .to_string()
-        .replace(':', "")
+    rfc3339(ms).replace(':', "")
 }
 
 fn parse_compact(text: &str) -> Option<i64> {
@@ -113,6 +124,19 @@ pub fn list(directory: &Path) -> io::Result<Vec<SegmentName>> {
     }
     found.sort_by_key(|segment| segment.number);
     Ok(found)
+}
+
+/// When each of them ends, in milliseconds since 1970. One that another follows and whose name does not say it
+/// (it could not be closed, or was left as it is) ends with what its octets say; `None` for the last.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn ends(directory: &Path, segments: &[SegmentName]) -> io::Result<Vec<Option<i64>>> {
+    let of = |(place, name): (usize, &SegmentName)| match name.end_ms {
+        None if place + 1 < segments.len() => name.read_end(directory).map(Some),
+        end_ms => Ok(end_ms),
+    };
+    segments.iter().enumerate().map(of).collect()
 }
 
 /// A segment's octets, whole.
@@ -188,6 +212,25 @@ impl Contents {
         self.frames().next().is_none().then_some(version)
     }
 
+    /// The number behind the last record that it shows; `None` if it shows none.
+    pub fn next_sequence(&self) -> Option<u64> {
+        let behind = |found: Found<'_>| match found.header.kind {
+            FrameKind::Events => Some(
+                found
+                    .header
+                    .sequence
+                    .saturating_add(u64::from(found.header.records)),
+            ),
+            FrameKind::Head => Some(found.header.sequence),
+            // What is held has no numbers of its own, and the end has none.
+            FrameKind::Snapshot | FrameKind::Seal => None,
+        };
+        self.frames()
+            .filter_map(behind)
+            .max()
+            .filter(|one| *one > 0)
+    }
+
     /// Its frames; damaged octets between them are stepped over.
     pub fn frames(&self) -> Frames<'_> {
         Frames {
@@ -261,7 +304,14 @@ mod tests {
         assert_eq!(SegmentName::parse(&name.file_name()), Some(name.clone()));
         name.end_ms = Some(1_793_600_103_001);
         assert_eq!(SegmentName::parse(&name.file_name()), Some(name));
-        for other in ["lock", "1.g64j", "00000001_x.g64j", "1_2_3_4.g64j", ".g64j"] {
+        for other in [
+            "lock",
+            "1.g64j",
+            "00000001_x.g64j",
+            "1_2_3_4.g64j",
+            ".g64j",
+            "18446744073709551615_2026-11-02T000000.250Z.g64j",
+        ] {
             assert_eq!(SegmentName::parse(other), None, "{other}");
         }
     }

@@ -94,7 +94,8 @@ impl Store {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, error)| lock_error(error))?;
         let segments = segment::list(&config.path)?;
-        let recovery = recover(&config.path, segments.last())?;
+        let mut recovery = recover(&config.path, segments.last())?;
+        recovery.next_sequence = next_sequence(&config.path)?;
         let store = Store {
             directory: config.path.clone(),
             retention: config.retention,
@@ -278,8 +279,18 @@ impl Store {
         let age = i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX);
         let before = now_ms.saturating_sub(age);
         let mut count = 0;
-        for name in segment::list(&self.directory)? {
-            if name.end_ms.is_some_and(|end| end < before) {
+        let segments = segment::list(&self.directory)?;
+        for (place, name) in segments.iter().enumerate() {
+            let is_old = match (name.end_ms, segments.get(place + 1)) {
+                (Some(end_ms), _) => end_ms < before,
+                // One without an end in its name ends where the next begins; later only if the clock was
+                // set back there.
+                (None, Some(next)) => {
+                    next.start_ms < before && name.read_end(&self.directory)? < before
+                }
+                (None, None) => false,
+            };
+            if is_old {
                 std::fs::remove_file(name.path(&self.directory))?;
                 count += 1;
             }
@@ -366,14 +377,9 @@ fn recover(directory: &Path, last: Option<&SegmentName>) -> io::Result<Recovery>
     let contents = Contents::read(&path).map_err(|error| segment::naming(&path, &error))?;
     let (mut last_ms, mut whole, mut is_sealed) = (name.start_ms, 0, false);
     for found in contents.frames() {
-        let header = &found.header;
         last_ms = last_ms.max(found.last_ms());
         whole = found.next as u64;
-        is_sealed |= header.kind == FrameKind::Seal;
-        if header.kind == FrameKind::Events {
-            let next = header.sequence + u64::from(header.records);
-            recovery.next_sequence = recovery.next_sequence.max(next);
-        }
+        is_sealed |= found.header.kind == FrameKind::Seal;
     }
     recovery.last_ms = Some(last_ms);
     if name.end_ms.is_some() {
@@ -402,6 +408,18 @@ fn recover(directory: &Path, last: Option<&SegmentName>) -> io::Result<Recovery>
     file.sync_data()?;
     close(directory, name, last_ms)?;
     Ok(recovery)
+}
+
+/// The number behind the last record that the journal shows: of the last segments perhaps nothing can be read.
+fn next_sequence(directory: &Path) -> io::Result<u64> {
+    for name in segment::list(directory)?.iter().rev() {
+        let path = name.path(directory);
+        let contents = Contents::read(&path).map_err(|error| segment::naming(&path, &error))?;
+        if let Some(next) = contents.next_sequence() {
+            return Ok(next);
+        }
+    }
+    Ok(0)
 }
 
 fn event_frames(sequence: u64, entries: &[Entry]) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! A record as names and values: what syslog and JSON have in common.
 
 use std::borrow::Cow;
-use std::time::{Duration, UNIX_EPOCH};
 
+pub use crate::clock::rfc3339;
 use crate::record::{BlockAction, Record, SessionAction, What};
 
 /// A value: a number stays one in JSON.
@@ -36,12 +36,6 @@ impl From<u8> for Value {
     fn from(number: u8) -> Value {
         Value::Number(number.into())
     }
-}
-
-/// Milliseconds since 1970 in RFC 3339.
-pub fn rfc3339(ms: i64) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-    humantime::format_rfc3339_millis(at).to_string()
 }
 
 /// Which event, and its names and values.

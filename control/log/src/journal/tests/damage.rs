@@ -185,3 +185,109 @@ fn what_is_missing_is_said() {
     let error = lookup(gone, &question).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
+
+/// A segment of another version, which was left as it is, with three days of segments behind it.
+fn left_behind() -> Bench {
+    let (mut bench, path, mut octets) = small();
+    let mut at = 0;
+    while let Some((header, _)) = frame::read(&octets[at..]) {
+        octets[at + 2] = 2;
+        at += frame::HEADER_LEN + header.payload_len;
+    }
+    std::fs::write(&path, &octets).unwrap();
+    bench.restart();
+    for day in 1..4 {
+        bench.block(T0 + day * DAY, BlockAction::Allocated, block(5, 5));
+        bench.block(T0 + day * DAY + 60_000, BlockAction::Released, block(5, 5));
+    }
+    bench
+}
+
+const DAY: i64 = 24 * 3600 * 1000;
+
+#[test]
+fn a_segment_without_an_end_in_its_name_bears_on_its_own_time_only() {
+    let bench = left_behind();
+    assert_eq!(bench.segments()[0].end_ms, None);
+    let later = bench.ask(5, T0 + 2 * DAY + 1000);
+    assert_eq!(later.holdings.len(), 1);
+    assert_eq!(later.notes, []);
+    let own = bench.ask(1, T0 + 5000).notes;
+    let other = Note::OtherVersion {
+        segment: 1,
+        version: 2,
+    };
+    let gap = Note::NotCovered {
+        before_ms: Some(T0),
+        after_ms: Some(T0 + DAY),
+    };
+    assert_eq!(own, [other, gap]);
+}
+
+/// One that can be read, and was not closed because a write failed: what it says counts, also where the clock was set
+/// back then, so that the next one begins before its end.
+#[test]
+fn a_segment_that_was_not_closed_ends_with_what_it_says() {
+    let mut bench = Bench::new();
+    bench.block(T0 + DAY, BlockAction::Allocated, block(1, 1));
+    bench.block(T0 + DAY + 60_000, BlockAction::Released, block(1, 1));
+    bench.step(T0 + DAY + 90_000, T0 + DAY + 3000);
+    bench.block(T0 + DAY + 4000, BlockAction::Allocated, block(2, 2));
+    bench.block(T0 + 2 * DAY + 4000, BlockAction::Released, block(2, 2));
+    bench.block(T0 + 3 * DAY + 5000, BlockAction::Allocated, block(3, 3));
+    let first = bench.segments()[0].clone();
+    let unclosed = segment::SegmentName {
+        end_ms: None,
+        ..first.clone()
+    };
+    let directory = bench.directory.path();
+    std::fs::rename(first.path(directory), unclosed.path(directory)).unwrap();
+    let held = bench.ask(1, T0 + DAY + 50_000);
+    assert_eq!(held.holdings[0].block, block(1, 1));
+    let step = Note::ClockStep {
+        at_ms: T0 + DAY + 3000,
+    };
+    assert_eq!(held.notes, [step]);
+    assert_eq!(bench.ask(3, T0 + 3 * DAY + 6000).notes, []);
+}
+
+#[test]
+fn retention_deletes_a_segment_without_an_end_in_its_name() {
+    let mut bench = left_behind();
+    let store = bench.store.as_mut().unwrap();
+    let later = Instant::now() + Duration::from_secs(3700);
+    // The next segment begins a day after it.
+    store.set_retention(Duration::from_secs(86_400));
+    let (kept, deleted) = (T0 + 2 * DAY, T0 + 2 * DAY + 1);
+    assert_eq!(store.delete_old(kept, later).unwrap(), 0);
+    assert_eq!(store.delete_old(deleted, later).unwrap(), 1);
+    assert_eq!(bench.segments()[0].number, 2);
+}
+
+#[test]
+fn numbers_go_on_behind_segments_that_say_none() {
+    let (mut bench, _, _) = small();
+    assert_eq!(bench.restart().next_sequence, 8);
+    // It starts and ends, and nothing happens.
+    bench.write(T0 + 20_000);
+    bench.end(End::Stopped, T0 + 30_000);
+    assert_eq!(bench.restart().next_sequence, 8);
+    // A foreign file with the name of a segment.
+    bench.store = None;
+    let name = "00000003_2026-11-03T000000.000Z.g64j";
+    std::fs::write(bench.directory.path().join(name), "dear diary").unwrap();
+    assert_eq!(bench.restart().next_sequence, 8);
+}
+
+/// Records that the journal does not keep are numbered too: what it writes next says how far the numbers were.
+#[test]
+fn numbers_of_what_is_not_kept_are_not_given_again() {
+    let mut bench = Bench::new();
+    bench.block(T0, BlockAction::Allocated, block(1, 1));
+    for _ in 0..100 {
+        bench.take(T0 + 1000, What::Block(BlockAction::Live, block(1, 1)));
+    }
+    // A sign of life.
+    bench.write(T0 + 70_000);
+    assert_eq!(bench.restart().next_sequence, 101);
+}
