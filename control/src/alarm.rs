@@ -10,11 +10,42 @@ use gate64_wire::addr::Protocol;
 
 use crate::state::State;
 
+/// What runs out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Port blocks of a pool.
+    Blocks,
+    /// Ports of a protocol.
+    Ports,
+    /// The session table.
+    Sessions,
+}
+
+impl Kind {
+    /// Its label in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Blocks => "blocks",
+            Kind::Ports => "ports",
+            Kind::Sessions => "sessions",
+        }
+    }
+
+    /// Its name in the log of allocations.
+    const fn logged(self) -> AlarmKind {
+        match self {
+            Kind::Blocks => AlarmKind::PortBlocks,
+            Kind::Ports => AlarmKind::Pool,
+            Kind::Sessions => AlarmKind::SessionTable,
+        }
+    }
+}
+
 /// What an alarm is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// blocks, ports or sessions: a label in metrics.
-    pub kind: &'static str,
+    /// What runs out.
+    pub kind: Kind,
     /// The pool, the protocol, or nothing: a label in metrics.
     pub of: String,
 }
@@ -39,11 +70,13 @@ impl Reading {
         let of = &self.subject.of;
         let percent = used * 100 / total.max(&1);
         match self.subject.kind {
-            "blocks" => {
+            Kind::Blocks => {
                 format!("{percent} % of pool {of:?} is given out: {used} of {total} port blocks")
             }
-            "ports" => format!("{percent} % of the {of} ports are in use: {used} of {total}"),
-            _ => format!("{percent} % of the session table is used: {used} of {total}"),
+            Kind::Ports => format!("{percent} % of the {of} ports are in use: {used} of {total}"),
+            Kind::Sessions => {
+                format!("{percent} % of the session table is used: {used} of {total}")
+            }
         }
     }
 }
@@ -122,23 +155,23 @@ fn values(state: &State) -> Vec<(Subject, u64, u64)> {
             (used, worker.get(counters::pool_blocks_total(pool)))
         });
         let (used, total) = fullest(shares);
-        values.push((subject("blocks", name), used, total));
+        values.push((subject(Kind::Blocks, name), used, total));
     }
     let block_size = u64::from(config.nat64.subscriber.port_block_size);
     let ports = state.total(counters::port_blocks_total(0)) * block_size;
     for protocol in Protocol::ALL {
         let used = state.total(counters::ports_used(protocol.index()));
-        values.push((subject("ports", protocol.name()), used, ports));
+        values.push((subject(Kind::Ports, protocol.name()), used, ports));
     }
     let share = state.session_capacity / state.workers.len() as u64;
     let sessions = state.workers.iter();
     let sessions = sessions.map(|worker| (worker.sum(counters::sessions, 3), share));
     let (used, total) = fullest(sessions);
-    values.push((subject("sessions", ""), used, total));
+    values.push((subject(Kind::Sessions, ""), used, total));
     values
 }
 
-fn subject(kind: &'static str, of: &str) -> Subject {
+fn subject(kind: Kind, of: &str) -> Subject {
     Subject {
         kind,
         of: of.to_owned(),
@@ -161,21 +194,17 @@ pub fn look(state: &State) {
         let (kind, of) = (reading.subject.kind, reading.subject.of.as_str());
         let threshold_percent = match edge {
             Edge::Raised => {
-                tracing::warn!(kind, of, "alarm: {}", reading.text());
+                tracing::warn!(kind = kind.name(), of, "alarm: {}", reading.text());
                 thresholds.raise_percent
             }
             Edge::Cleared => {
-                tracing::info!(kind, of, "alarm over: {}", reading.text());
+                tracing::info!(kind = kind.name(), of, "alarm over: {}", reading.text());
                 thresholds.clear_percent
             }
         };
         let used_percent = reading.used * 100 / reading.total.max(1);
         state.log.alarm(gate64_log::Alarm {
-            kind: match kind {
-                "blocks" => AlarmKind::PortBlocks,
-                "ports" => AlarmKind::Pool,
-                _ => AlarmKind::SessionTable,
-            },
+            kind: kind.logged(),
             subject: of.to_owned(),
             raised: edge == Edge::Raised,
             used_percent: u8::try_from(used_percent).unwrap_or(100),
@@ -204,7 +233,10 @@ mod tests {
                 seen.push((used, change.reading.subject.kind, change.edge));
             }
         }
-        let expected = [(80, "blocks", Edge::Raised), (70, "blocks", Edge::Cleared)];
+        let expected = [
+            (80, Kind::Blocks, Edge::Raised),
+            (70, Kind::Blocks, Edge::Cleared),
+        ];
         assert_eq!(seen, expected);
         counted.set(counters::pool_blocks_used(0), 80);
         counted.publish(&state.workers[1].counters);

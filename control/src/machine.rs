@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gate64_dataplane::config::AutoOnOff;
 use gate64_dataplane::io::xsk;
+use gate64_dns64::{StartError, TlsError};
 
 use crate::config::problem::{Problem, Report, Severity};
 use crate::config::{Config, Located, Pool4Source, Workers};
@@ -107,25 +108,31 @@ fn check_dns64(config: &Config, report: &mut Report) {
     let Some(dns64) = &config.dns64 else {
         return;
     };
-    let mut refuse = |key: &str, message: String| {
+    let mut refuse = |wrong: &StartError| {
+        let key = key_of(wrong);
+        let text = wrong.to_string();
+        // Said where the report does not: the key comes first in it already.
+        let message = text
+            .strip_prefix(key)
+            .and_then(|rest| rest.strip_prefix(' '));
         report.push(Problem {
             severity: Severity::Error,
             key: key.to_owned(),
-            message,
+            message: message.unwrap_or(&text).to_owned(),
             span: None,
             help: None,
         });
     };
     if let Err(wrong) = gate64_dns64::check(dns64) {
-        refuse("dns64", wrong.to_string());
+        refuse(&wrong);
     } else if let Some(circle) = upstream_here(dns64) {
-        refuse("dns64.upstream", circle.to_string());
+        refuse(&circle);
     }
     let mut upstreams = dns64.upstream.iter();
     if upstreams.any(|upstream| upstream.protocol.is_encrypted())
         && let Err(error) = gate64_dns64::check_certificates(dns64.upstream_ca.as_deref())
     {
-        refuse("dns64.upstream", error.to_string());
+        refuse(&error.into());
     }
     let encrypted = dns64.encrypted.iter();
     if let Some(message) = encrypted.filter_map(gate64_dns64::certificate_time).next() {
@@ -143,8 +150,30 @@ fn check_dns64(config: &Config, report: &mut Report) {
     }
 }
 
+/// The key whose value has to be changed.
+fn key_of(wrong: &StartError) -> &'static str {
+    match wrong {
+        StartError::InUse { .. }
+        | StartError::Listen { .. }
+        | StartError::NoListen
+        | StartError::Thread { .. } => "dns64.listen",
+        StartError::NoUpstream
+        | StartError::UpstreamIsSelf { .. }
+        | StartError::Recursion(_)
+        | StartError::Tls(TlsError::Name { .. } | TlsError::NameNeeded(_)) => "dns64.upstream",
+        StartError::Tls(TlsError::CaFile { .. } | TlsError::NoSystemCa(_)) => "dns64.upstream_ca",
+        StartError::NoPref64 => "nat64.pref64",
+        StartError::Pem { .. } => "dns64.tls",
+        StartError::CertificateKey { .. } => "dns64.tls.key",
+        StartError::CertificateName { .. } => "dns64.tls.name",
+        StartError::NotServed { .. } | StartError::TooManyClients => "dns64.client",
+        StartError::Name { .. } => "dns64.ignore_aaaa_names",
+        StartError::Tls(TlsError::Setup(_)) => "dns64",
+    }
+}
+
 /// An upstream at an address of this machine that a wildcard of ours listens on.
-fn upstream_here(dns64: &gate64_dns64::Config) -> Option<gate64_dns64::StartError> {
+fn upstream_here(dns64: &gate64_dns64::Config) -> Option<StartError> {
     let own: Vec<IpAddr> = own_addresses();
     dns64.upstream.iter().find_map(|upstream| {
         let ip = upstream.addr.ip().to_canonical();
@@ -153,11 +182,10 @@ fn upstream_here(dns64: &gate64_dns64::Config) -> Option<gate64_dns64::StartErro
             listen.ip().is_unspecified() && listen.port() == upstream.addr.port() && takes_family
         };
         let listen = dns64.listeners(upstream.protocol).iter().find(takes)?;
-        own.contains(&ip)
-            .then(|| gate64_dns64::StartError::UpstreamIsSelf {
-                upstream: upstream.clone(),
-                listen: *listen,
-            })
+        own.contains(&ip).then(|| StartError::UpstreamIsSelf {
+            upstream: upstream.clone(),
+            listen: *listen,
+        })
     })
 }
 
@@ -298,4 +326,38 @@ pub fn host_ports() -> Option<RangeInclusive<u16>> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_whitespace().map(str::parse::<u16>);
     Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// What is said of a `[dns64]` with such a line.
+    fn said(line: &str) -> String {
+        let text = format!(
+            "[dns64]\nlisten = [\"127.0.0.1:5300\"]\n{line}\n[nat64]\npref64 = [\"64:ff9b::/96\"]\n"
+        );
+        let (config, _) = crate::config::parse(Path::new("x.toml"), &text).unwrap();
+        let mut report = Report::new(Path::new("x.toml"), &text);
+        check_dns64(&config, &mut report);
+        report.to_string()
+    }
+
+    #[test]
+    fn what_dns64_cannot_use_is_said_of_its_key_once() {
+        let ca = said(
+            "upstream = [\"tls://192.0.2.53#dns.example\"]\nupstream_ca = \"/nonexistent.pem\"",
+        );
+        assert!(
+            ca.starts_with("error: dns64.upstream_ca: /nonexistent.pem"),
+            "{ca}"
+        );
+        let circle = said("upstream = [\"udp://127.0.0.1:5300\"]");
+        assert!(
+            circle.starts_with("error: dns64.upstream: udp://127.0.0.1"),
+            "{circle}"
+        );
+    }
 }

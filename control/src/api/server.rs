@@ -151,14 +151,21 @@ async fn blocking<T: Serialize + Send + 'static>(
     }
 }
 
-async fn sessions(Shared(state): App, query: Asked) -> Response {
-    blocking(state, query, |state, query| {
-        let command = |filter, cursor, limit, reply| Command::Sessions {
+/// The command for a page of such rows.
+macro_rules! paged {
+    ($rows:ident) => {
+        |filter, cursor, limit, reply| Command::$rows {
             filter,
             cursor,
             limit,
             reply,
-        };
+        }
+    };
+}
+
+async fn sessions(Shared(state): App, query: Asked) -> Response {
+    blocking(state, query, |state, query| {
+        let command = paged!(Sessions);
         listing::list(state, query, command, model::Session::new)
     })
     .await
@@ -166,12 +173,7 @@ async fn sessions(Shared(state): App, query: Asked) -> Response {
 
 async fn bib(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
-        let command = |filter, cursor, limit, reply| Command::Bib {
-            filter,
-            cursor,
-            limit,
-            reply,
-        };
+        let command = paged!(Bib);
         listing::list(state, query, command, model::Bib::new)
     })
     .await
@@ -179,12 +181,7 @@ async fn bib(Shared(state): App, query: Asked) -> Response {
 
 async fn pool(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
-        let command = |filter, cursor, limit, reply| Command::Pool {
-            filter,
-            cursor,
-            limit,
-            reply,
-        };
+        let command = paged!(Pool);
         let config = state.config.load();
         let names = &config.nat64.pool_names;
         listing::list(state, query, command, |worker, row| {
@@ -200,12 +197,7 @@ async fn blocks(Shared(state): App, query: Asked) -> Response {
             let error = "a port is one of an address: give v4 too".to_owned();
             return Err(ListError::Request(error));
         }
-        let command = |filter, cursor, limit, reply| Command::Blocks {
-            filter,
-            cursor,
-            limit,
-            reply,
-        };
+        let command = paged!(Blocks);
         let config = state.config.load();
         let names = &config.nat64.pool_names;
         listing::list(state, query, command, |worker, row| {
@@ -217,23 +209,17 @@ async fn blocks(Shared(state): App, query: Asked) -> Response {
 
 async fn subscribers(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
-        let command = |filter, cursor, limit, reply| Command::Subscribers {
-            filter,
-            cursor,
-            limit,
-            reply,
-        };
+        let command = paged!(Subscribers);
         let config = state.config.load();
         let classes = &config.nat64.classes;
-        if let Some(by) = &query.top {
-            let limit = query.limit.unwrap_or(listing::PAGE_ROWS_MAX);
-            return listing::top_subscribers(state, by, limit, |worker, row| {
-                model::Subscriber::new(worker, row, classes)
-            });
+        let shown = |worker, row| model::Subscriber::new(worker, row, classes);
+        match &query.top {
+            Some(by) => {
+                let limit = query.limit.unwrap_or(listing::PAGE_ROWS_MAX);
+                listing::top_subscribers(state, by, limit, shown)
+            }
+            None => listing::list(state, query, command, shown),
         }
-        listing::list(state, query, command, |worker, row| {
-            model::Subscriber::new(worker, row, classes)
-        })
     })
     .await
 }

@@ -79,7 +79,7 @@ fn alarms(state: &State) -> MetricFamily {
     );
     for reading in state.alarms.readings() {
         let labels = [
-            ("kind", reading.subject.kind),
+            ("kind", reading.subject.kind.name()),
             ("of", reading.subject.of.as_str()),
         ];
         family.count(&labels, u64::from(reading.is_raised));

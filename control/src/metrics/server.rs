@@ -1,5 +1,6 @@
 //! `/metrics`, `/healthz` and `/readyz` on `[metrics] listen`.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -20,33 +21,38 @@ struct App {
     registry: Registry,
 }
 
-/// Takes the address, before anything is attached.
+/// Takes the address, before anything is attached. `else_any_port`: one that is in use gives way to any free port there.
 ///
 /// # Errors
 /// One line that says what is in the way.
-pub fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(addr).and_then(|listener| {
+pub fn listen(addr: SocketAddr, else_any_port: bool) -> Result<TcpListener, Failure> {
+    let bind = |addr| {
+        let listener = TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
+    };
+    let bound = bind(addr).or_else(|error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse if else_any_port => bind(SocketAddr::new(addr.ip(), 0)),
+        _ => Err(error),
     });
     bound.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => format!(
+            io::ErrorKind::AddrInUse => format!(
                 "the address is in use, `ss -lntp 'sport = :{}'` shows by whom; \
                  or give [metrics] another listen",
                 addr.port()
             ),
-            std::io::ErrorKind::PermissionDenied => {
+            io::ErrorKind::PermissionDenied => {
                 "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE".to_owned()
             }
-            std::io::ErrorKind::AddrNotAvailable => {
+            io::ErrorKind::AddrNotAvailable => {
                 "this machine does not have the address (`ip addr`)".to_owned()
             }
             _ => error.to_string(),
         };
         let text = format!("cannot serve metrics on {addr}: {hint}");
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => Failure::Privilege(text),
+            io::ErrorKind::PermissionDenied => Failure::Privilege(text),
             _ => Failure::Failed(text),
         }
     })

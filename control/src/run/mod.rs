@@ -140,21 +140,13 @@ impl Sockets {
         let dns64 = config.dns64.as_ref().map(gate64_dns64::Sockets::bind);
         Ok(Sockets {
             api: ApiSocket::take(&config.api_socket.value)?,
-            metrics: listen_for_metrics(config)?,
+            // Another share has the default port.
+            metrics: metrics::listen(
+                config.metrics.value,
+                config.share.is_some() && !config.metrics.is_explicit(),
+            )?,
             dns64: dns64.transpose().map_err(dns64_failure)?,
         })
-    }
-}
-
-fn listen_for_metrics(config: &Config) -> Result<TcpListener, Failure> {
-    let mut addr = config.metrics.value;
-    match metrics::listen(addr) {
-        // Another share has the default port.
-        Err(_) if config.share.is_some() && !config.metrics.is_explicit() => {
-            addr.set_port(0);
-            metrics::listen(addr)
-        }
-        taken => taken,
     }
 }
 

@@ -4,7 +4,7 @@
 //! Hosts choose the source of a packet by its destination alone (RFC 6724; few follow its rule
 //! 5.5), so with another router's global prefix they reach the translator from there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,10 @@ use super::ra::message::{Preference, RaOption, RouterAdvertisement};
 const ROUTERS_MAX: usize = 16;
 /// Prefixes of theirs that are routed to the link.
 const PREFIXES_MAX: usize = 16;
+/// One that is over makes room for another when it has been silent for so long: each new one is told of, and must
+/// not be told of at every advertisement.
+const SILENT: Duration = Duration::from_secs(600);
+const FOREVER: u32 = u32::MAX;
 
 /// Another router.
 struct Other {
@@ -27,6 +31,7 @@ struct Other {
     /// How it is preferred as a default router, and until when.
     preference: Preference,
     until: Instant,
+    heard: Instant,
     /// It leads to IPv4 itself.
     has_pref64: bool,
 }
@@ -35,7 +40,8 @@ struct Other {
 #[derive(Default)]
 pub struct Beside {
     routers: BTreeMap<Ipv6Addr, Other>,
-    prefixes: BTreeSet<Ipv6Addr>,
+    /// Those that are routed to the link, and until when hosts may have addresses of them; `None`: forever.
+    prefixes: BTreeMap<Ipv6Addr, Option<Instant>>,
 }
 
 impl Beside {
@@ -61,11 +67,14 @@ impl Beside {
         common: &Arc<Common>,
         tasks: &mut JoinSet<()>,
     ) {
-        let is_room = self.routers.len() < ROUTERS_MAX || self.has(from);
-        if !is_room {
+        let now = Instant::now();
+        if !self.has_room(from, now) {
             return;
         }
-        let other = Other::of(&message, Instant::now());
+        for (prefix, valid) in prefixes(&message) {
+            self.lead(prefix, valid, now, common, tasks);
+        }
+        let other = Other::of(&message, now);
         let before = self.routers.insert(from, other);
         let other = &self.routers[&from];
         if before.is_some_and(|before| before.text == other.text) {
@@ -80,18 +89,70 @@ impl Beside {
         if let Some(text) = warning(network.preference, other, message.router_lifetime) {
             tracing::warn!("{text}");
         }
-        for prefix in prefixes(&message) {
-            let is_own = common
-                .network
-                .prefixes
-                .iter()
-                .any(|own| own.address == prefix);
-            if !is_own && self.prefixes.len() < PREFIXES_MAX && self.prefixes.insert(prefix) {
-                let common = Arc::clone(common);
-                // Netlink is waited for.
-                tasks.spawn_blocking(move || lead_back(&common, prefix));
-            }
+    }
+
+    /// Whether there is room for that router; one that is over and silent is forgotten for it.
+    fn has_room(&mut self, from: Ipv6Addr, now: Instant) -> bool {
+        if self.routers.len() < ROUTERS_MAX || self.has(from) {
+            return true;
         }
+        let is_over = |one: &Other| one.until <= now && one.heard + SILENT <= now;
+        let over = self.routers.iter().filter(|(_, one)| is_over(one));
+        let oldest = over.min_by_key(|(_, one)| one.heard).map(|(ip, _)| *ip);
+        oldest.is_some_and(|ip| self.routers.remove(&ip).is_some())
+    }
+
+    /// Routes a prefix to the link, if it is not yet, by a task among `tasks`.
+    fn lead(
+        &mut self,
+        prefix: Ipv6Addr,
+        valid: u32,
+        now: Instant,
+        common: &Arc<Common>,
+        tasks: &mut JoinSet<()>,
+    ) {
+        let mut own = common.network.prefixes.iter();
+        if own.any(|own| own.address == prefix) {
+            return;
+        }
+        let (is_new, over) = self.note_prefix(prefix, valid, now);
+        if !is_new {
+            return;
+        }
+        let common = Arc::clone(common);
+        // Netlink is waited for.
+        tasks.spawn_blocking(move || {
+            if let Some(over) = over {
+                leave(&common, over);
+            }
+            lead_back(&common, prefix);
+        });
+    }
+
+    /// Notes how long a prefix lasts. Whether it is new and has room, and the one that is over and made room for it.
+    fn note_prefix(
+        &mut self,
+        prefix: Ipv6Addr,
+        valid: u32,
+        now: Instant,
+    ) -> (bool, Option<Ipv6Addr>) {
+        let until = (valid != FOREVER).then(|| now + Duration::from_secs(u64::from(valid)));
+        if let Some(known) = self.prefixes.get_mut(&prefix) {
+            *known = until;
+            return (false, None);
+        }
+        let mut over = None;
+        if self.prefixes.len() >= PREFIXES_MAX {
+            let is_over = |until: &Option<Instant>| until.is_some_and(|until| until <= now);
+            let mut all = self.prefixes.iter();
+            over = all.find(|(_, until)| is_over(until)).map(|(ip, _)| *ip);
+            let Some(over) = over else {
+                return (false, None);
+            };
+            self.prefixes.remove(&over);
+        }
+        self.prefixes.insert(prefix, until);
+        (true, over)
     }
 }
 
@@ -102,6 +163,7 @@ impl Other {
             text: text(message),
             preference: message.preference,
             until: now + Duration::from_secs(u64::from(message.router_lifetime)),
+            heard: now,
             has_pref64: message.options.iter().any(is_pref64),
         }
     }
@@ -129,14 +191,15 @@ fn warning(own: Preference, other: &Other, router_lifetime: u16) -> Option<Strin
     })
 }
 
-/// The /64s that hosts make addresses from and that are on the link.
-fn prefixes(message: &RouterAdvertisement) -> impl Iterator<Item = Ipv6Addr> {
+/// The /64s that hosts make addresses from and that are on the link, and for how many seconds.
+fn prefixes(message: &RouterAdvertisement) -> impl Iterator<Item = (Ipv6Addr, u32)> {
     message.options.iter().filter_map(|option| match option {
         RaOption::Prefix(found) if found.on_link && found.autonomous && found.length == 64 => {
             let is_usable = found.valid > 0
                 && !found.prefix.is_multicast()
                 && !found.prefix.is_unicast_link_local();
-            is_usable.then(|| Ipv6Addr::from(u128::from(found.prefix) >> 64 << 64))
+            let prefix = Ipv6Addr::from(u128::from(found.prefix) >> 64 << 64);
+            is_usable.then_some((prefix, found.valid))
         }
         _ => None,
     })
@@ -158,6 +221,14 @@ fn lead_back(common: &Common, prefix: Ipv6Addr) {
     match common.journal.make(change) {
         Ok(()) => tracing::debug!("answers to {prefix}/64 go to the link"),
         Err(error) => tracing::warn!("no answers to hosts that send from {prefix}/64: {error}"),
+    }
+}
+
+/// Takes a route to the link away, if this host made it.
+fn leave(common: &Common, prefix: Ipv6Addr) {
+    let interface = common.network.downstream.clone();
+    if let Err(error) = common.journal.unmake(&Change::OnLink { interface, prefix }) {
+        tracing::warn!("the route to {prefix}/64, which is over, stays: {error}");
     }
 }
 
@@ -241,6 +312,55 @@ mod tests {
         );
         assert_eq!(beside.preferred_to(Preference::High, later(1799)), None);
         assert_eq!(beside.preferred_to(Preference::Medium, later(1800)), None);
+    }
+
+    fn ip(number: u128) -> Ipv6Addr {
+        Ipv6Addr::from(0x2001_0db8 << 96 | number << 64)
+    }
+
+    #[test]
+    fn routers_that_are_gone_make_room_for_others() {
+        let now = Instant::now();
+        let mut beside = Beside::default();
+        for number in 0..16 {
+            let heard = now + Duration::from_secs(u64::try_from(number).unwrap());
+            assert!(beside.has_room(ip(number), heard));
+            let other = Other::of(&advertisement(Preference::Low, Vec::new()), heard);
+            beside.routers.insert(ip(number), other);
+        }
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert!(beside.has_room(ip(3), later(20)), "it is known");
+        assert!(!beside.has_room(ip(99), later(1799)), "all of them last");
+        assert!(beside.has_room(ip(99), later(1810)));
+        assert!(!beside.has(ip(0)) && beside.has(ip(1)), "the oldest goes");
+        // One that leaves is known for a while, so that it is told of once.
+        let mut leaves = advertisement(Preference::Low, Vec::new());
+        leaves.router_lifetime = 0;
+        beside.routers.clear();
+        for number in 0..16 {
+            beside.routers.insert(ip(number), Other::of(&leaves, now));
+        }
+        assert!(!beside.has_room(ip(99), later(599)));
+        assert!(beside.has_room(ip(99), later(600)));
+    }
+
+    #[test]
+    fn prefixes_that_are_over_make_room_for_others() {
+        let now = Instant::now();
+        let later = |seconds| now + Duration::from_secs(seconds);
+        let mut beside = Beside::default();
+        for number in 0..16 {
+            let valid = if number == 5 { 100 } else { FOREVER };
+            assert_eq!(beside.note_prefix(ip(number), valid, now), (true, None));
+        }
+        assert_eq!(beside.note_prefix(ip(99), 100, later(99)), (false, None));
+        // Advertised again, it lasts on.
+        assert_eq!(beside.note_prefix(ip(5), 100, later(50)), (false, None));
+        assert_eq!(beside.note_prefix(ip(99), 100, later(100)), (false, None));
+        assert_eq!(
+            beside.note_prefix(ip(99), 100, later(150)),
+            (true, Some(ip(5)))
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod proxy;
 mod ra;
 mod random;
 mod resolvers;
+mod retry;
 mod setup;
 mod stale;
 mod status;

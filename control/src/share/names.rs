@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::native::Native;
+use super::retry::Retry;
 use super::{Common, resolvers};
 use crate::state::State;
 
@@ -16,6 +17,8 @@ const UNASKED_MAX: Duration = Duration::from_secs(30);
 pub struct Names {
     /// What DNS64 was told last.
     told: Option<Told>,
+    /// It refused what it was told.
+    retry: Retry,
     /// Since when there are clients that have asked nothing; `None` once that is settled.
     unasked_since: Option<Instant>,
 }
@@ -32,6 +35,7 @@ impl Names {
     pub fn new() -> Names {
         Names {
             told: None,
+            retry: Retry::default(),
             unasked_since: Some(Instant::now()),
         }
     }
@@ -65,20 +69,32 @@ impl Names {
                 now.resolvers = of_host;
             }
         }
-        if told.resolvers != now.resolvers || told.native != now.native {
-            dns64.upstream.clone_from(&now.resolvers);
-            if let Some(native) = native {
-                native.adapt_dns64(&mut dns64);
-            }
-            match server.reload(dns64) {
-                Ok(()) if told.resolvers != now.resolvers => {
-                    tracing::info!("asks the host's new resolvers");
-                }
-                Ok(()) => {}
-                Err(error) => tracing::warn!("DNS64 stays as it was: {error}"),
-            }
+        let is_told = told.resolvers == now.resolvers && told.native == now.native;
+        if is_told || !self.retry.is_due(Instant::now()) {
+            self.told = Some(told);
+            return;
         }
-        self.told = Some(now);
+        dns64.upstream.clone_from(&now.resolvers);
+        if let Some(native) = native {
+            native.adapt_dns64(&mut dns64);
+        }
+        let reloaded = server.reload(dns64).map_err(|error| error.to_string());
+        self.told = Some(self.note(reloaded, told, now));
+    }
+
+    /// What DNS64 goes by, after it was told of something else.
+    fn note(&mut self, reloaded: Result<(), String>, before: Told, now: Told) -> Told {
+        if let Err(reason) = reloaded {
+            if self.retry.refuse(&reason, Instant::now()) {
+                tracing::warn!("DNS64 stays as it was, and is told again: {reason}");
+            }
+            return before;
+        }
+        self.retry.succeed();
+        if before.resolvers != now.resolvers {
+            tracing::info!("asks the host's new resolvers");
+        }
+        now
     }
 
     /// A firewall of this host is the usual reason why clients' questions do not arrive.
@@ -104,5 +120,27 @@ impl Names {
         if asked > 0 || since.elapsed() >= UNASKED_MAX {
             self.unasked_since = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dns64_refuses_is_not_thought_of_as_told() {
+        let told = |native: Option<&str>| Told {
+            gateway: Weak::new(),
+            resolvers: Vec::new(),
+            native: native.map(|ip| ip.parse().unwrap()),
+        };
+        let mut names = Names::new();
+        let (before, now) = (told(None), told(Some("2001:db8::")));
+        let after = names.note(Err("no room".to_owned()), before, now);
+        assert_eq!(after.native, None);
+        assert!(names.retry.at().is_some(), "it is told again");
+        let after = names.note(Ok(()), after, told(Some("2001:db8::")));
+        assert!(after.native.is_some());
+        assert_eq!(names.retry.at(), None);
     }
 }

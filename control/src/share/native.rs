@@ -2,13 +2,16 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use gate64_dns64::{Network as Dns64Network, Synthesize};
+use tokio::time::sleep_until;
 
 use super::delegation::client::Lease;
 use super::delegation::{ClientLink, Delegation};
 use super::host::Change;
-use super::journal::JournalError;
+use super::journal::{Journal, JournalError};
+use super::retry::Retry;
 use super::{Common, setup};
 use crate::netlink::kernel::{Address, Link};
 
@@ -18,8 +21,12 @@ pub struct Native {
     /// What an operator wants of names with real AAAA records where those lead somewhere.
     synthesize: Synthesize,
     active: Option<Lease>,
+    /// What the host may have been changed for: the prefix in use, or those that it refused.
+    on_host: Vec<Lease>,
     /// Why a prefix is not used.
     hindrance: Option<String>,
+    /// The host refused the last change.
+    retry: Retry,
 }
 
 impl Native {
@@ -33,7 +40,9 @@ impl Native {
             delegation: Delegation::start(network.upstream.clone(), iaid),
             synthesize,
             active: None,
+            on_host: Vec::new(),
             hindrance: None,
+            retry: Retry::default(),
         }
     }
 
@@ -49,7 +58,12 @@ impl Native {
 
     /// Completes when there is something to settle.
     pub async fn changed(&mut self) {
-        self.delegation.changed().await;
+        let retry_at = self.retry.at();
+        let at = retry_at.unwrap_or_else(Instant::now);
+        tokio::select! {
+            () = self.delegation.changed() => {}
+            () = sleep_until(at.into()), if retry_at.is_some() => {}
+        }
     }
 
     /// Says what the upstream is.
@@ -73,23 +87,54 @@ impl Native {
             }
             self.hindrance = hindrance;
         }
-        if wanted == self.active {
-            return false;
-        }
-        let prefix = |lease: Option<Lease>| lease.map(|lease| (lease.prefix, lease.length));
+        let is_on_host = match (&wanted, &self.on_host[..]) {
+            (None, []) => true,
+            (Some(wanted), [there]) => is_same(wanted, there),
+            _ => false,
+        };
         let before = self.active;
-        if prefix(before) != prefix(wanted) {
-            let for_task = Arc::clone(common);
-            // Netlink is waited for.
-            let task = move || switch(&for_task, before, wanted);
-            match tokio::task::spawn_blocking(task).await {
-                Ok(Ok(())) => tell(common, wanted.as_ref(), lease.as_ref()),
-                Ok(Err(error)) => tracing::warn!("no native IPv6 for clients: {error}"),
-                Err(_) => return false,
-            }
+        if is_on_host && self.retry.at().is_none() {
+            self.active = wanted;
+        } else if self.retry.is_due(Instant::now()) {
+            self.active = self.switch(common, wanted, lease.as_ref()).await;
         }
-        self.active = wanted;
-        true
+        self.active != before
+    }
+
+    /// Changes the host. The prefix that clients have by it then: none if the host refuses, which is tried again.
+    async fn switch(
+        &mut self,
+        common: &Arc<Common>,
+        wanted: Option<Lease>,
+        lease: Option<&Lease>,
+    ) -> Option<Lease> {
+        let before = self.on_host.clone();
+        let for_task = (Arc::clone(common), before);
+        // Netlink is waited for.
+        let task = move || {
+            let (common, before) = for_task;
+            let downstream = &common.network.downstream;
+            switch(&common.journal, downstream, &before, wanted.as_ref())
+        };
+        let reason = match tokio::task::spawn_blocking(task).await {
+            Ok(Ok(())) => {
+                self.on_host = wanted.into_iter().collect();
+                self.retry.succeed();
+                tell(common, wanted.as_ref(), lease);
+                return wanted;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        if let Some(wanted) = wanted
+            && !self.on_host.iter().any(|there| is_same(there, &wanted))
+        {
+            self.on_host.push(wanted);
+        }
+        if self.retry.refuse(&reason, Instant::now()) {
+            tracing::warn!("clients have no native IPv6, which is tried again: {reason}");
+        }
+        None
     }
 
     /// DNS64 as it is to be: with native IPv6, real AAAA records lead somewhere.
@@ -146,37 +191,53 @@ fn address(lan: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from(u128::from(lan) | 1)
 }
 
-/// Makes the host a router of one prefix in place of another; nothing stands for no native IPv6.
+/// Whether two leases are of one prefix.
+fn is_same(one: &Lease, other: &Lease) -> bool {
+    (one.prefix, one.length) == (other.prefix, other.length)
+}
+
+/// Makes the host a router of one prefix in place of others; nothing stands for no native IPv6.
 /// Each change is in the journal.
 ///
 /// # Errors
-/// What the host refused.
+/// What the host refused. Clients have no native IPv6 then, as far as the host lets it be put back.
 fn switch(
-    common: &Common,
-    before: Option<Lease>,
-    after: Option<Lease>,
+    journal: &Journal,
+    downstream: &str,
+    before: &[Lease],
+    after: Option<&Lease>,
 ) -> Result<(), JournalError> {
-    let journal = &common.journal;
-    for change in before.iter().flat_map(|lease| changes(common, lease)) {
-        journal.unmake(&change)?;
-    }
-    for change in after.iter().flat_map(|lease| changes(common, lease)) {
-        journal.make(change)?;
-    }
     let no_route = Change::NoRoute {
-        interface: common.network.downstream.clone(),
+        interface: downstream.to_owned(),
     };
-    match (before, after) {
-        (None, Some(_)) => journal.unmake(&no_route),
-        (Some(_), None) => journal.make(no_route),
-        _ => Ok(()),
+    let made = before
+        .iter()
+        .flat_map(|lease| changes(downstream, lease))
+        .try_for_each(|change| journal.unmake(&change))
+        .and_then(|()| match after {
+            None => journal.make(no_route.clone()),
+            Some(lease) => changes(downstream, lease)
+                .into_iter()
+                .try_for_each(|change| journal.make(change))
+                .and_then(|()| journal.unmake(&no_route)),
+        });
+    if made.is_err() {
+        let halves = after
+            .into_iter()
+            .flat_map(|lease| changes(downstream, lease));
+        // What cannot be put back now is tried again with the change, and at the end.
+        for change in halves {
+            let _ = journal.unmake(&change);
+        }
+        let _ = journal.make(no_route);
     }
+    made
 }
 
-fn changes(common: &Common, lease: &Lease) -> Vec<Change> {
+fn changes(downstream: &str, lease: &Lease) -> Vec<Change> {
     let lan = lan(lease);
     let on_link = Change::Address {
-        interface: common.network.downstream.clone(),
+        interface: downstream.to_owned(),
         ip: address(lan),
         length: 64,
     };
@@ -188,5 +249,74 @@ fn changes(common: &Common, lease: &Lease) -> Vec<Change> {
     match lease.length {
         64 => vec![on_link],
         _ => vec![rest, on_link],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn lease(prefix: &str, length: u8) -> Lease {
+        Lease {
+            prefix: prefix.parse().unwrap(),
+            length,
+            preferred_until: None,
+            valid_until: None,
+        }
+    }
+
+    fn ip(words: &str) -> String {
+        let output = Command::new("ip").args(words.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {words}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What the host has: its address on the link, the rest of the prefix, and "no route".
+    fn state() -> (bool, bool, bool) {
+        (
+            ip("-6 address show dev down0").contains("2001:db8:"),
+            ip("-6 route show table all").contains("unreachable"),
+            ip("-6 rule show").contains("down0"),
+        )
+    }
+
+    /// In a network namespace of this thread's own, which goes with it.
+    fn in_namespace(test: impl FnOnce(&Journal) + Send + 'static) {
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            ip("link add down0 type veth peer name peer0");
+            ip("link set down0 up");
+            let name = format!("gate64-native-{}", std::process::id());
+            let directory = std::env::temp_dir().join(name);
+            let (journal, _) = Journal::begin(&directory, "up0", "down0").unwrap();
+            test(&journal);
+            journal.end().unwrap();
+            std::fs::remove_dir_all(&directory).unwrap();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_prefix_that_the_host_refuses_leaves_no_half_of_it_and_another_can_follow() {
+        in_namespace(|journal| {
+            let set = |before: &[Lease], after| switch(journal, "down0", before, after);
+            set(&[], None).unwrap();
+            assert_eq!(state(), (false, false, true));
+            let first = lease("2001:db8:1::", 56);
+            set(&[], Some(&first)).unwrap();
+            assert_eq!(state(), (true, true, false));
+            // The kernel takes no multicast address; the route for the rest of it would stay.
+            let refused = lease("ff05::", 56);
+            let error = set(&[first], Some(&refused)).unwrap_err().to_string();
+            assert!(error.contains("refuses"), "{error}");
+            assert_eq!(state(), (false, false, true));
+            let next = lease("2001:db8:2::", 56);
+            set(&[first, refused], Some(&next)).unwrap();
+            assert_eq!(state(), (true, true, false));
+            set(&[next], None).unwrap();
+            assert_eq!(state(), (false, false, true));
+        });
     }
 }

@@ -183,9 +183,21 @@ async fn health_and_readiness_say_what_is_wrong() {
 
 #[test]
 fn an_address_in_use_is_named() {
-    let taken = listen("[::1]:0".parse().unwrap()).unwrap();
+    let taken = listen("[::1]:0".parse().unwrap(), false).unwrap();
     let addr = taken.local_addr().unwrap();
-    let refused = listen(addr).unwrap_err().to_string();
+    let refused = listen(addr, false).unwrap_err().to_string();
     assert!(refused.contains(&addr.to_string()), "{refused}");
     assert!(refused.contains("in use"), "{refused}");
+}
+
+#[test]
+fn another_port_is_taken_only_where_that_one_is_in_use() {
+    let taken = listen("[::1]:0".parse().unwrap(), true).unwrap();
+    let addr = taken.local_addr().unwrap();
+    let other = listen(addr, true).unwrap().local_addr().unwrap();
+    assert_eq!(other.ip(), addr.ip());
+    assert_ne!(other.port(), addr.port());
+    // An address of nobody here is a mistake, which another port would hide.
+    let elsewhere = listen("[2001:db8::1]:9464".parse().unwrap(), true);
+    assert!(elsewhere.is_err());
 }

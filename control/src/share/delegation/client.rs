@@ -62,13 +62,35 @@ const fn times(kind: MessageType, first: u64, most: u64, count: u32) -> Times {
     }
 }
 
-/// Section 7.6. The last verifies a lease after the link has been away (section 18.2.12).
+/// Section 7.6, but for the last two: the end waits for no more than two releases, and a lease is verified after the
+/// link has been away (section 18.2.12) at the pace of a Confirm, CNF_TIMEOUT and CNF_MAX_RT, in as many messages as
+/// begin within CNF_MAX_RD or end it.
 const SOLICIT: Times = times(MessageType::Solicit, 1, SOLICIT_TIMEOUT_MAX.as_secs(), 0);
 const REQUEST: Times = times(MessageType::Request, 1, 30, 10);
 const RENEW: Times = times(MessageType::Renew, 10, 600, 0);
 const REBIND: Times = times(MessageType::Rebind, 10, 600, 0);
 const RELEASE: Times = times(MessageType::Release, 1, 1, 2);
 const VERIFY: Times = times(MessageType::Rebind, 1, 4, 5);
+
+/// What a server may be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Offer {
+    server: Vec<u8>,
+    preference: u8,
+    prefix: (Ipv6Addr, u8),
+}
+
+impl Offer {
+    /// What an advertisement offers, if that is of use.
+    fn of(answer: &Answer) -> Option<Offer> {
+        let prefix = usable(answer, None)?;
+        Some(Offer {
+            server: answer.server.clone(),
+            preference: answer.preference,
+            prefix: (prefix.prefix, prefix.length),
+        })
+    }
+}
 
 /// An exchange under way.
 #[derive(Debug)]
@@ -87,9 +109,9 @@ enum Phase {
     /// Without a link, or released.
     Rests,
     /// The best offer so far.
-    Asks(Exchange, Option<Answer>),
+    Asks(Exchange, Option<Offer>),
     /// Of that server.
-    Requests(Exchange, Answer),
+    Requests(Exchange, Offer),
     /// With a lease.
     Holds,
     /// With a lease: renews, rebinds or verifies it.
@@ -251,9 +273,13 @@ impl Client {
     }
 
     fn lose(&mut self, now: Instant) {
-        self.held = None;
-        if !self.rests() {
-            self.phase = self.ask(now);
+        match self.phase {
+            // What is being given back is not asked for again.
+            Phase::Rests | Phase::Releases(_) => self.rest(),
+            _ => {
+                self.held = None;
+                self.phase = self.ask(now);
+            }
         }
     }
 
@@ -263,8 +289,7 @@ impl Client {
             Phase::Rests | Phase::Holds => return None,
             Phase::Asks(exchange, _) => (exchange, None, None),
             Phase::Requests(exchange, offer) => {
-                let prefix = usable(offer, None).map(|one| (one.prefix, one.length));
-                (exchange, Some(offer.server.as_slice()), prefix)
+                (exchange, Some(offer.server.as_slice()), Some(offer.prefix))
             }
             Phase::Extends(exchange) | Phase::Releases(exchange) => {
                 let is_to_any = exchange.times.kind == MessageType::Rebind;
@@ -310,31 +335,34 @@ impl Client {
             self.solicit_timeout_max = Duration::from_secs(u64::from(seconds));
         }
         match (&mut self.phase, answer.kind) {
-            (Phase::Asks(..), MessageType::Advertise) => self.offered(answer, now),
+            (Phase::Asks(..), MessageType::Advertise) => self.offered(&answer, now),
             (Phase::Requests(..), MessageType::Reply) => self.answered(&answer, now),
-            (Phase::Extends(..), MessageType::Reply) => self.extended(answer, now),
+            (Phase::Extends(..), MessageType::Reply) => self.extended(&answer, now),
             (Phase::Releases(..), MessageType::Reply) => self.rest(),
             _ => {}
         }
     }
 
     /// Section 18.2.9.
-    fn offered(&mut self, answer: Answer, now: Instant) {
-        if usable(&answer, None).is_none() {
-            self.notice = Some(refusal(&answer));
-            return;
-        }
+    fn offered(&mut self, answer: &Answer, now: Instant) {
         let Phase::Asks(exchange, best) = &mut self.phase else {
             return;
         };
-        let is_decided = answer.preference == PREFERENCE_MAX || exchange.sent > 1;
+        let Some(offer) = Offer::of(answer) else {
+            // With another's offer in hand it is no matter.
+            if best.is_none() {
+                self.notice = Some(refusal(answer));
+            }
+            return;
+        };
+        let is_decided = offer.preference == PREFERENCE_MAX || exchange.sent > 1;
         if is_decided {
-            self.phase = Phase::Requests(self.begin(REQUEST, now), answer);
+            self.phase = Phase::Requests(self.begin(REQUEST, now), offer);
         } else if best
             .as_ref()
-            .is_none_or(|best| best.preference < answer.preference)
+            .is_none_or(|best| best.preference < offer.preference)
         {
-            *best = Some(answer);
+            *best = Some(offer);
         }
     }
 
@@ -355,26 +383,24 @@ impl Client {
     }
 
     /// Section 18.2.10.1: the reply to what was to extend the lease.
-    fn extended(&mut self, answer: Answer, now: Instant) {
+    fn extended(&mut self, answer: &Answer, now: Instant) {
         let Some(present) = self.lease() else {
             return;
         };
         if answer.association_status == Status::NoBinding {
-            let mut answer = answer;
-            answer.prefixes = Some(vec![Offered {
-                prefix: present.prefix,
-                length: present.length,
-                preferred: FOREVER,
-                valid: FOREVER,
-            }]);
-            self.phase = Phase::Requests(self.begin(REQUEST, now), answer);
+            let again = Offer {
+                server: answer.server.clone(),
+                preference: answer.preference,
+                prefix: (present.prefix, present.length),
+            };
+            self.phase = Phase::Requests(self.begin(REQUEST, now), again);
             return;
         }
         let is_taken_away = answer.prefixes.iter().flatten().any(|one| {
             (one.prefix, one.length) == (present.prefix, present.length) && one.valid == 0
         });
-        match usable(&answer, Some(&present)) {
-            Some(prefix) => self.take(&answer, prefix, now),
+        match usable(answer, Some(&present)) {
+            Some(prefix) => self.take(answer, prefix, now),
             None if is_taken_away => self.lose(now),
             // What is not mentioned stays as it was, and is asked for again.
             None => {}
@@ -386,20 +412,11 @@ impl Client {
             FOREVER => None,
             seconds => Some(now + Duration::from_secs(u64::from(seconds))),
         };
-        let basis = match given.preferred {
-            0 => given.valid,
-            preferred => preferred,
+        let after = |seconds: u32| match seconds {
+            FOREVER => None,
+            seconds => Some(now + Duration::from_secs(u64::from(seconds)).max(RENEW_AFTER_MIN)),
         };
-        // Section 14.2: times that are left to the client are parts of the lifetime.
-        let time = |said: u32, tenths: u64| match (said, basis) {
-            (FOREVER, _) | (0, FOREVER) => None,
-            (0, basis) => Some(
-                Duration::from_secs(u64::from(basis)) * u32::try_from(tenths).unwrap_or(10) / 10,
-            ),
-            (said, _) => Some(Duration::from_secs(u64::from(said))),
-        };
-        let renew = time(answer.times.0, 5).map(|after| after.max(RENEW_AFTER_MIN));
-        let rebind = time(answer.times.1, 8).map(|after| after.max(RENEW_AFTER_MIN));
+        let (renew, rebind) = extension_times(answer.times, &given);
         self.held = Some(Held {
             lease: Lease {
                 prefix: given.prefix,
@@ -408,8 +425,8 @@ impl Client {
                 valid_until: until(given.valid),
             },
             server: answer.server.clone(),
-            renew_at: renew.map(|after| now + after),
-            rebind_at: rebind.map(|after| now + after),
+            renew_at: after(renew),
+            rebind_at: after(rebind),
         });
         self.phase = Phase::Holds;
     }
@@ -432,6 +449,31 @@ fn timeout(random: &mut Random, exchange: &Exchange, most: Duration) -> Duration
     } else {
         next
     }
+}
+
+/// T1 and T2 in seconds, T1 no later than T2; `FOREVER` for never (section 7.7). What a server leaves to the client
+/// (section 14.2), or says beyond the lifetime, when it is too late, is 0.5 and 0.8 of what is preferred
+/// (section 21.21), or fits the other.
+fn extension_times(said: (u32, u32), given: &Offered) -> (u32, u32) {
+    let basis = match given.preferred {
+        0 => given.valid,
+        preferred => preferred,
+    };
+    let part = |of: u32, eighths: u32| match of {
+        FOREVER => FOREVER,
+        of => of / 8 * eighths + of % 8 * eighths / 8,
+    };
+    let in_time = |said: u32, end: u32| said == FOREVER || (said > 0 && said < end);
+    let t2 = Some(said.1).filter(|t2| in_time(*t2, given.valid));
+    let t1 = match said.0 {
+        t1 if in_time(t1, basis) => t1,
+        _ => part(basis, 4).min(part(t2.unwrap_or(FOREVER), 5)),
+    };
+    let t2 = t2.unwrap_or(match (t1, basis) {
+        (FOREVER, _) | (_, FOREVER) => FOREVER,
+        (t1, basis) => t1 + (basis - t1) / 5 * 3 + (basis - t1) % 5 * 3 / 5,
+    });
+    (t1, t2)
 }
 
 /// The prefix of an answer that is used: the present one while it is given, or the one that is
@@ -462,362 +504,4 @@ fn refusal(answer: &Answer) -> Notice {
 }
 
 #[cfg(test)]
-mod tests {
-    use dhcproto::v6::{DhcpOption, Message, OptionCode, StatusCode};
-    use dhcproto::{Decodable, Decoder, Encodable};
-
-    use super::super::message::tests::{MAC, SERVER, said};
-    use super::*;
-
-    fn second(n: u64) -> Duration {
-        Duration::from_secs(n)
-    }
-
-    fn prefix(text: &str, preferred: u32, valid: u32) -> Offered {
-        Offered {
-            prefix: text.parse().unwrap(),
-            length: 56,
-            preferred,
-            valid,
-        }
-    }
-
-    fn client() -> Client {
-        Client::new(Identity::new(MAC, 1), Random::new(1))
-    }
-
-    /// Goes to the next message and gives it with its time.
-    fn next_message(client: &mut Client) -> (Instant, Message) {
-        for _ in 0..100 {
-            let now = client.next().expect("something is due");
-            if let Some(octets) = client.due(now) {
-                return (now, Message::decode(&mut Decoder::new(&octets)).unwrap());
-            }
-        }
-        panic!("nothing is said");
-    }
-
-    fn answer(
-        client: &mut Client,
-        now: Instant,
-        kind: MessageType,
-        to: &Message,
-        times: (u32, u32),
-        prefixes: &[Offered],
-    ) {
-        let octets = said(kind, to.xid_num(), times, prefixes).to_vec().unwrap();
-        client.hear(&octets, now);
-    }
-
-    /// With a lease of 3600/7200 s, T1 1000 s, T2 2000 s, since the time it gives.
-    fn bound() -> (Client, Instant) {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let given = [prefix("2001:db8:42::", 3600, 7200)];
-        let (now, solicit) = next_message(&mut client);
-        assert_eq!(solicit.msg_type(), MessageType::Solicit);
-        answer(
-            &mut client,
-            now,
-            MessageType::Advertise,
-            &solicit,
-            (0, 0),
-            &given,
-        );
-        let (now, request) = next_message(&mut client);
-        assert_eq!(request.msg_type(), MessageType::Request);
-        let server = request.opts().get(OptionCode::ServerId);
-        assert_eq!(server, Some(&DhcpOption::ServerId(SERVER.to_vec())));
-        answer(
-            &mut client,
-            now,
-            MessageType::Reply,
-            &request,
-            (1000, 2000),
-            &given,
-        );
-        assert_eq!(client.lease().unwrap().prefix, given[0].prefix);
-        assert_eq!(
-            client.lease().unwrap().valid_until,
-            Some(now + second(7200))
-        );
-        (client, now)
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_1_solicits_wait_and_double_up_to_an_hour() {
-        let mut client = client();
-        let start = Instant::now();
-        client.link_came_up(start);
-        let mut sent = Vec::new();
-        while sent.len() < 16 {
-            let (now, message) = next_message(&mut client);
-            assert_eq!(message.msg_type(), MessageType::Solicit);
-            sent.push(now);
-        }
-        assert!(sent[0] - start <= SOLICIT_DELAY_MAX);
-        let gaps: Vec<Duration> = sent.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(gaps[0] >= second(1) && gaps[0] <= Duration::from_millis(1100));
-        for pair in gaps.windows(2).take(9) {
-            let ratio = pair[1].as_secs_f64() / pair[0].as_secs_f64();
-            assert!((1.8..=2.2).contains(&ratio), "{ratio}");
-        }
-        for late in &gaps[13..] {
-            assert!((second(3240)..=second(3960)).contains(late), "{late:?}");
-        }
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_9_the_best_offer_of_the_first_second_is_taken() {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let (now, solicit) = next_message(&mut client);
-        for (preference, text) in [
-            (1, "2001:db8:1::"),
-            (9, "2001:db8:9::"),
-            (3, "2001:db8:3::"),
-        ] {
-            let mut offer = said(
-                MessageType::Advertise,
-                solicit.xid_num(),
-                (0, 0),
-                &[prefix(text, 10, 20)],
-            );
-            offer.opts_mut().insert(DhcpOption::Preference(preference));
-            client.hear(&offer.to_vec().unwrap(), now);
-        }
-        assert_eq!(client.due(now), None, "others may come");
-        let (later, request) = next_message(&mut client);
-        assert!(later - now >= second(1));
-        let Some(DhcpOption::IAPD(asked)) = request.opts().get(OptionCode::IAPD) else {
-            panic!("{request:?}");
-        };
-        let Some(DhcpOption::IAPrefix(asked)) = asked.opts.get(OptionCode::IAPrefix) else {
-            panic!("{request:?}");
-        };
-        assert_eq!(asked.prefix_ip, "2001:db8:9::".parse::<Ipv6Addr>().unwrap());
-    }
-
-    #[test]
-    fn a_server_of_the_highest_preference_is_taken_at_once() {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let (now, solicit) = next_message(&mut client);
-        let mut offer = said(
-            MessageType::Advertise,
-            solicit.xid_num(),
-            (0, 0),
-            &[prefix("2001:db8::", 10, 20)],
-        );
-        offer.opts_mut().insert(DhcpOption::Preference(255));
-        client.hear(&offer.to_vec().unwrap(), now);
-        assert!(client.due(now).is_some());
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_2_a_server_that_falls_silent_is_left_after_ten_requests() {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let (now, solicit) = next_message(&mut client);
-        answer(
-            &mut client,
-            now,
-            MessageType::Advertise,
-            &solicit,
-            (0, 0),
-            &[prefix("2001:db8::", 10, 20)],
-        );
-        let kinds: Vec<MessageType> = (0..11)
-            .map(|_| next_message(&mut client).1.msg_type())
-            .collect();
-        assert_eq!(kinds[..10], [MessageType::Request; 10]);
-        assert_eq!(kinds[10], MessageType::Solicit);
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_4_a_lease_is_renewed_at_t1_and_rebound_at_t2() {
-        let (mut client, since) = bound();
-        let (now, renew) = next_message(&mut client);
-        assert_eq!(
-            (renew.msg_type(), now - since),
-            (MessageType::Renew, second(1000))
-        );
-        let mut kinds = Vec::new();
-        let mut last = now;
-        while last - since < second(7000) {
-            let (now, message) = next_message(&mut client);
-            if message.msg_type() == MessageType::Rebind && !kinds.contains(&MessageType::Rebind) {
-                assert_eq!(now - since, second(2000));
-                assert!(message.opts().get(OptionCode::ServerId).is_none());
-            }
-            kinds.push(message.msg_type());
-            last = now;
-            if kinds.len() > 40 {
-                break;
-            }
-        }
-        assert!(kinds.contains(&MessageType::Rebind));
-        assert_eq!(
-            kinds.last(),
-            Some(&MessageType::Solicit),
-            "it has run out: {kinds:?}"
-        );
-        assert_eq!(client.lease(), None);
-    }
-
-    #[test]
-    fn a_renewal_lengthens_the_lease() {
-        let (mut client, _) = bound();
-        let (now, renew) = next_message(&mut client);
-        answer(
-            &mut client,
-            now,
-            MessageType::Reply,
-            &renew,
-            (0, 0),
-            &[prefix("2001:db8:42::", 100, 200)],
-        );
-        assert_eq!(client.lease().unwrap().valid_until, Some(now + second(200)));
-        assert_eq!(
-            client.next(),
-            Some(now + second(50)),
-            "half of what is preferred"
-        );
-    }
-
-    #[test]
-    fn a_prefix_that_the_server_takes_away_is_given_up() {
-        let (mut client, _) = bound();
-        let (now, renew) = next_message(&mut client);
-        let away = prefix("2001:db8:42::", 0, 0);
-        let other = prefix("2001:db8:43::", 100, 200);
-        answer(
-            &mut client,
-            now,
-            MessageType::Reply,
-            &renew,
-            (0, 0),
-            &[away, other],
-        );
-        assert_eq!(client.lease().unwrap().prefix, other.prefix);
-        let (now, renew) = next_message(&mut client);
-        let away = prefix("2001:db8:43::", 0, 0);
-        answer(
-            &mut client,
-            now,
-            MessageType::Reply,
-            &renew,
-            (0, 0),
-            &[away],
-        );
-        assert_eq!(client.lease(), None);
-        assert_eq!(next_message(&mut client).1.msg_type(), MessageType::Solicit);
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_10_1_a_server_that_has_forgotten_is_asked_for_the_same() {
-        let (mut client, _) = bound();
-        let (now, renew) = next_message(&mut client);
-        let mut reply = said(MessageType::Reply, renew.xid_num(), (0, 0), &[]);
-        let Some(DhcpOption::IAPD(association)) = reply.opts_mut().get_mut(OptionCode::IAPD) else {
-            panic!("{reply:?}");
-        };
-        association.opts.insert(DhcpOption::StatusCode(StatusCode {
-            status: Status::NoBinding,
-            msg: String::new(),
-        }));
-        client.hear(&reply.to_vec().unwrap(), now);
-        let (now, request) = next_message(&mut client);
-        assert_eq!(request.msg_type(), MessageType::Request);
-        assert!(client.lease().is_some(), "it is valid meanwhile");
-        answer(&mut client, now, MessageType::Reply, &request, (0, 0), &[]);
-        assert_eq!(client.lease(), None);
-        assert_eq!(client.take_notice(), Some(Notice::NoneForUs));
-    }
-
-    #[test]
-    fn prefixes_longer_than_64_are_no_use() {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let (now, solicit) = next_message(&mut client);
-        let long = Offered {
-            length: 72,
-            ..prefix("2001:db8::", 10, 20)
-        };
-        answer(
-            &mut client,
-            now,
-            MessageType::Advertise,
-            &solicit,
-            (0, 0),
-            &[long],
-        );
-        assert_eq!(client.take_notice(), Some(Notice::TooLong(72)));
-        assert_eq!(next_message(&mut client).1.msg_type(), MessageType::Solicit);
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_12_a_link_that_was_away_is_verified_and_a_silent_one_believed() {
-        let (mut client, since) = bound();
-        client.link_went_down();
-        assert_eq!(
-            client.next(),
-            Some(since + second(7200)),
-            "valid as long as it lasts"
-        );
-        client.link_came_up(since + second(10));
-        for _ in 0..5 {
-            assert_eq!(next_message(&mut client).1.msg_type(), MessageType::Rebind);
-        }
-        let (now, message) = next_message(&mut client);
-        assert_eq!(
-            (now - since, message.msg_type()),
-            (second(1000), MessageType::Renew)
-        );
-    }
-
-    #[test]
-    fn rfc8415_section_18_2_7_a_prefix_is_given_back() {
-        let (mut client, since) = bound();
-        client.release(since + second(1));
-        let (now, release) = next_message(&mut client);
-        assert_eq!(release.msg_type(), MessageType::Release);
-        answer(&mut client, now, MessageType::Reply, &release, (0, 0), &[]);
-        assert!(client.rests() && client.lease().is_none());
-        let (mut client, since) = bound();
-        client.release(since + second(1));
-        next_message(&mut client);
-        let (last, _) = next_message(&mut client);
-        assert!(last - since < second(3));
-        let end = client.next().unwrap();
-        assert_eq!(client.due(end), None);
-        assert!(client.rests(), "without an answer as well");
-    }
-
-    #[test]
-    fn a_lease_without_end_is_never_renewed() {
-        let mut client = client();
-        client.link_came_up(Instant::now());
-        let forever = [prefix("2001:db8::", FOREVER, FOREVER)];
-        let (now, solicit) = next_message(&mut client);
-        answer(
-            &mut client,
-            now,
-            MessageType::Advertise,
-            &solicit,
-            (0, 0),
-            &forever,
-        );
-        let (now, request) = next_message(&mut client);
-        answer(
-            &mut client,
-            now,
-            MessageType::Reply,
-            &request,
-            (0, 0),
-            &forever,
-        );
-        assert_eq!(client.next(), None);
-        assert_eq!(client.lease().unwrap().valid_until, None);
-    }
-}
+mod tests;

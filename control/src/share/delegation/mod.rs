@@ -57,9 +57,10 @@ impl Delegation {
             lease: lease_of_task,
             client: None,
             socket: None,
+            refused: None,
             opened_for: None,
             asks_since: Instant::now(),
-            told: None,
+            told: AllTold::default(),
         };
         Delegation {
             link,
@@ -91,18 +92,41 @@ impl Delegation {
     /// Gives the prefix back.
     pub async fn end(self) {
         self.ends.send_replace(true);
-        if tokio::time::timeout(FAREWELL, self.task).await.is_err() {
+        if !end_within(FAREWELL, self.task).await {
             tracing::debug!("the server does not answer the release of its prefix");
         }
     }
 }
 
-/// What the operator was told last.
+/// Whether a task ends in time; it is ended if not.
+async fn end_within(time: Duration, mut task: JoinHandle<()>) -> bool {
+    let is_over = tokio::time::timeout(time, &mut task).await.is_ok();
+    task.abort();
+    is_over
+}
+
+/// What an operator is told of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Silence,
     NoLinkLocal,
+    NoSocket,
     Notice(Notice),
+}
+
+/// What the operator was told since there is no lease: each once, however the servers take turns.
+#[derive(Debug, Default)]
+struct AllTold(Vec<Told>);
+
+impl AllTold {
+    /// Whether it is news.
+    fn add(&mut self, what: Told) -> bool {
+        let is_news = !self.0.contains(&what);
+        if is_news {
+            self.0.push(what);
+        }
+        is_news
+    }
 }
 
 struct Keeping {
@@ -113,10 +137,12 @@ struct Keeping {
     /// Once the link has an Ethernet address.
     client: Option<Client>,
     socket: Option<ClientSocket>,
+    /// Why there is no socket, if it was refused.
+    refused: Option<io::Error>,
     opened_for: Option<ClientLink>,
     /// Since when there is a link and no lease.
     asks_since: Instant,
-    told: Option<Told>,
+    told: AllTold,
 }
 
 impl Keeping {
@@ -140,12 +166,16 @@ impl Keeping {
         let of_client = self.client.as_ref().and_then(Client::next);
         // Without a socket nothing can be said; without an answer the operator is told.
         let retry = self.socket.is_none().then(|| Instant::now() + RETRY);
-        let silence = (self.lease.borrow().is_none() && self.told.is_none())
-            .then(|| self.asks_since + PATIENCE);
         match retry {
             Some(retry) if self.opened_for.is_some() => Some(retry),
-            _ => of_client.into_iter().chain(silence).min(),
+            _ => of_client.into_iter().chain(self.silence_at()).min(),
         }
+    }
+
+    /// When the operator is told that nothing has come, if nothing has been told yet.
+    fn silence_at(&self) -> Option<Instant> {
+        let is_silent = self.lease.borrow().is_none() && self.told.0.is_empty();
+        is_silent.then(|| self.asks_since + PATIENCE)
     }
 
     /// Opens a socket for each link, and verifies the lease there.
@@ -156,15 +186,18 @@ impl Keeping {
         }
         if link.is_some() && self.opened_for.is_none() {
             self.asks_since = Instant::now();
-            self.told = None;
+            self.told = AllTold::default();
         }
         self.opened_for = link;
-        self.socket = link.and_then(|link| {
-            let opened = ClientSocket::open(&self.interface, link.index, link.link_local?);
-            opened
-                .inspect_err(|error| tracing::debug!("no DHCPv6 on {}: {error}", self.interface))
-                .ok()
+        let opened = link.and_then(|link| {
+            let link_local = link.link_local?;
+            Some(ClientSocket::open(&self.interface, link.index, link_local))
         });
+        (self.socket, self.refused) = match opened {
+            Some(Ok(socket)) => (Some(socket), None),
+            Some(Err(error)) => (None, Some(error)),
+            None => (None, None),
+        };
         if let Some(link) = link
             && self.client.is_none()
         {
@@ -185,7 +218,7 @@ impl Keeping {
         };
         let lease = client.lease();
         if lease.is_some() {
-            self.told = None;
+            self.told = AllTold::default();
         } else if self.lease.borrow().is_some() {
             self.asks_since = Instant::now();
         }
@@ -209,10 +242,10 @@ impl Keeping {
 
     async fn say(&mut self) {
         let now = Instant::now();
-        if self.lease.borrow().is_none() && self.told.is_none() && now >= self.asks_since + PATIENCE
-        {
+        if self.silence_at().is_some_and(|at| at <= now) {
             match self.opened_for {
                 Some(link) if link.link_local.is_none() => self.tell(Told::NoLinkLocal),
+                _ if self.refused.is_some() => self.tell(Told::NoSocket),
                 _ => self.tell(Told::Silence),
             }
         }
@@ -227,7 +260,7 @@ impl Keeping {
 
     /// Tells the operator why there is no prefix, once.
     fn tell(&mut self, what: Told) {
-        if self.told.replace(what) == Some(what) {
+        if !self.told.add(what) {
             return;
         }
         let interface = &self.interface;
@@ -239,6 +272,13 @@ impl Keeping {
                 "{interface} has no link-local address to ask for a prefix from (see \
                  net.ipv6.conf.{interface}.disable_ipv6)"
             ),
+            Told::NoSocket => {
+                let error = self.refused.as_ref().map(io::Error::to_string);
+                format!(
+                    "cannot ask for a prefix on {interface}: {}",
+                    error.unwrap_or_default()
+                )
+            }
             Told::Notice(Notice::TooLong(length)) => format!(
                 "the DHCPv6 server on {interface} delegates a /{length} at most, and hosts make \
                  addresses from a /64: ask its operator for a /64 or more"
@@ -278,5 +318,35 @@ async fn receive(socket: Option<&ClientSocket>) -> io::Result<Vec<u8>> {
     match socket {
         Some(socket) => socket.receive().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_does_not_end_is_ended() {
+        let (held, mut gone) = tokio::sync::mpsc::channel::<()>(1);
+        let task = tokio::spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+        assert!(!end_within(Duration::from_millis(20), task).await);
+        let ended = tokio::time::timeout(Duration::from_secs(5), gone.recv()).await;
+        assert_eq!(ended, Ok(None), "what it held is let go of");
+        let task = tokio::spawn(async {});
+        assert!(end_within(Duration::from_secs(5), task).await);
+    }
+
+    #[test]
+    fn servers_that_take_turns_are_told_of_once_each() {
+        let mut told = AllTold::default();
+        let (none, long) = (
+            Told::Notice(Notice::NoneForUs),
+            Told::Notice(Notice::TooLong(72)),
+        );
+        let news: Vec<bool> = [none, long, none, long].map(|what| told.add(what)).to_vec();
+        assert_eq!(news, [true, true, false, false]);
     }
 }
