@@ -174,6 +174,14 @@ pub enum TopBy {
     Refusals,
 }
 
+/// Jobs of one kind that a worker has under way at once: clearings, cuts, searches.
+pub const JOBS_MAX: usize = 16;
+
+/// A worker has as many jobs of a kind under way as it takes; this one was not begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{JOBS_MAX} of these are under way already; nothing was done")]
+pub struct TooManyJobs;
+
 /// What control asks of a worker.
 #[derive(Debug)]
 pub enum Command {
@@ -217,7 +225,7 @@ pub enum Command {
         /// Rows at most.
         limit: usize,
         /// Where the rows go.
-        reply: Sender<Vec<SubscriberRow>>,
+        reply: Sender<Result<Vec<SubscriberRow>, TooManyJobs>>,
     },
     /// List pool addresses, as above; only `filter.v4` counts.
     Pool {
@@ -247,7 +255,7 @@ pub enum Command {
         /// Which.
         filter: Filter,
         /// Where the number goes.
-        reply: Sender<u64>,
+        reply: Sender<Result<u64, TooManyJobs>>,
     },
     /// Take over a configuration whose memory plan is the same (lifetimes, filtering, quotas …).
     Reconfigure {
@@ -267,7 +275,9 @@ pub enum Command {
     CutBlocks {
         /// Which addresses.
         addresses: Vec<Ipv4Addr>,
-        /// Where the number goes.
+        /// Told at once whether the cut was begun.
+        begun: Sender<Result<(), TooManyJobs>>,
+        /// Where the number goes in the end.
         reply: Sender<u64>,
     },
     /// What to tell the log from now on.

@@ -128,11 +128,12 @@ impl Gateway {
         &self.pool
     }
 
-    /// Has every worker take over a configuration with these pools, all or none: what can refuse
-    /// comes first. What the interfaces steer is changed with it.
+    /// Has every worker take over a configuration with these pools. What can refuse comes first: a
+    /// worker that is stuck or has ended, then the interfaces, whose steering is changed with it.
     ///
     /// # Errors
-    /// What is in the way; nothing is changed then but what interfaces steer.
+    /// What is in the way. No worker has taken anything over then, but where one of them ended just
+    /// now, of which the gateway does not recover; interfaces may steer what they were told.
     pub fn reconfigure(
         &mut self,
         config: &Arc<Nat64Config>,
@@ -143,6 +144,9 @@ impl Gateway {
         if let Some(worker) = self.workers.iter().position(full) {
             let worker = u8::try_from(worker).unwrap_or(u8::MAX);
             return Err(CommandError::Busy(worker).into());
+        }
+        if let Some(WorkerId(worker)) = self.failed_worker() {
+            return Err(CommandError::NotRunning(worker).into());
         }
         self.steering.update(config)?;
         for (worker, _) in (0u8..).zip(&self.workers) {

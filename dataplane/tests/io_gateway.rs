@@ -293,7 +293,7 @@ fn commands_are_answered_while_it_sleeps() {
     let filter = Filter::default();
     let command = Command::ClearSessions { filter, reply };
     bench.gateway.command(WorkerId(0), command).unwrap();
-    assert_eq!(answer.recv_timeout(SOON), Ok(0));
+    assert_eq!(answer.recv_timeout(SOON), Ok(Ok(0)));
     let (reply, _answer) = channel::bounded(1);
     let command = Command::ClearSessions { filter, reply };
     assert!(bench.gateway.command(WorkerId(9), command).is_err());

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
 use gate64_dataplane::command::{Command, Event};
 use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
 use gate64_dataplane::counters;
@@ -127,16 +128,41 @@ impl Bench {
         answer.try_recv().unwrap()
     }
 
-    fn cut(&mut self, address: Ipv4Addr) -> u64 {
+    fn begin_cut(&mut self, addresses: &[Ipv4Addr]) -> Receiver<u64> {
+        let (begun, has_begun) = crossbeam::channel::bounded(1);
         let (reply, answer) = crossbeam::channel::bounded(1);
         let command = Command::CutBlocks {
-            addresses: vec![address],
+            addresses: addresses.to_vec(),
+            begun,
             reply,
         };
         self.gateway.nat64.command(command, self.gateway.now);
+        assert_eq!(has_begun.try_recv(), Ok(Ok(())));
+        answer
+    }
+
+    fn cut(&mut self, address: Ipv4Addr) -> u64 {
+        let answer = self.begin_cut(&[address]);
         self.gateway.advance(Duration::from_millis(250));
         self.gateway.nat64.check_invariants();
         answer.try_recv().unwrap()
+    }
+
+    /// Held blocks that the pools in use would not give out.
+    fn stranded(&mut self) -> Vec<(Ipv4Addr, u32)> {
+        let (reply, answer) = crossbeam::channel::bounded(1);
+        let pool = Arc::clone(&self.pool);
+        let command = Command::Stranded { pool, reply };
+        self.gateway.nat64.command(command, self.gateway.now);
+        answer.try_recv().unwrap()
+    }
+
+    /// One step of what a worker does in a turn besides packets.
+    fn step(&mut self) {
+        let Gateway {
+            nat64, routes, now, ..
+        } = &mut self.gateway;
+        nat64.expire(routes, *now, 1);
     }
 
     /// Blocks allocated less blocks released, by the events.
@@ -271,4 +297,130 @@ fn as_many_sessions_fit_after_a_cut_while_the_wheel_still_refers_to_the_old_ones
     assert_eq!(bench.gateway.count(counters::port_blocks_used(0)), 0);
     bench.change(large_blocks(|_| {}));
     bench.fill(MAPPINGS, |_| {});
+}
+
+/// The log reads slowly: as many events in a turn as a worker passes on.
+#[test]
+fn a_cut_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
+    const MAPPINGS: u16 = 6000;
+    const EVENTS_PER_TURN: usize = 256;
+    let sessions = 2 * u64::from(MAPPINGS);
+    let mut bench = Bench::empty(large_blocks(|_| {}), sessions, true);
+    let gone = bench.fill(
+        MAPPINGS,
+        |gateway| {
+            while gateway.nat64.take_event().is_some() {}
+        },
+    );
+    bench.change(large_blocks(|pool| pool.exclude = vec![gone]));
+    let done = bench.begin_cut(&[gone]);
+    let mut ended = 0;
+    for _ in 0..200 {
+        bench.step();
+        for _ in 0..EVENTS_PER_TURN {
+            let event = bench.gateway.nat64.take_event();
+            ended += u64::from(matches!(event, Some(Event::SessionDeleted(_))));
+        }
+    }
+    assert_eq!(done.try_recv(), Ok(1), "block");
+    assert_eq!(bench.gateway.count(counters::events_lost(0)), 0);
+    assert_eq!(ended, sessions);
+    bench.gateway.nat64.check_invariants();
+}
+
+#[test]
+fn a_cut_goes_back_to_what_a_later_reload_closes() {
+    let mut bench = Bench::new();
+    let held = bench.gateway.count(counters::port_blocks_used(0));
+    bench.change(config(|pool| pool.exclude = vec![GOES]));
+    let done = bench.begin_cut(&[STAYS, GOES]);
+    // Further sessions, and then a block of the second address.
+    while bench.gateway.count(counters::port_blocks_used(0)) == held {
+        bench.step();
+    }
+    assert!(done.try_recv().is_err(), "it goes on");
+    bench.change(config(|pool| {
+        pool.exclude = vec![GOES];
+        pool.ports = 1024..=1087;
+    }));
+    bench.gateway.advance(Duration::from_millis(250));
+    bench.gateway.nat64.check_invariants();
+    assert_eq!(bench.stranded(), []);
+    let left = bench.gateway.count(counters::port_blocks_used(0));
+    assert!(left <= 1, "{left} of one block");
+    assert_eq!(done.try_recv(), Ok(held - left));
+}
+
+/// Ports that a reload excludes are given out no more, those of held blocks included; what is
+/// mapped stays until it ends.
+#[test]
+fn excluded_ports_of_a_held_block_are_set_apart_when_they_are_free() {
+    const EXCLUDED: u16 = 32;
+    let one_block = |excluded: Option<u16>| {
+        let mut config = config(|pool| {
+            let range = |first: u16| first..=first + (EXCLUDED - 1);
+            pool.exclude_ports = excluded.map(range).into_iter().collect();
+        });
+        config.subscriber.port_blocks_max = 1;
+        config
+    };
+    let mut bench = Bench::empty(one_block(None), 1000, false);
+    let open_all = |bench: &mut Bench, from: u16| -> BTreeMap<u16, u16> {
+        let ports = from..from + 100;
+        let opened = ports.map_while(|port| {
+            let packet = udp6((host(0), port), (embedded(SERVER), 9), b"x");
+            match bench.gateway.put(Side::V6, &packet) {
+                Outcome::Sent(Side::V4, bytes) => Some((judged(&bytes).2, port)),
+                _ => None,
+            }
+        });
+        opened.collect()
+    };
+    // Some of its ports are mapped, on both sides of where the excluded ones will end.
+    let mut mapped = BTreeMap::new();
+    for port in 2000..2010 {
+        let packet = udp6((host(0), port), (embedded(SERVER), 9), b"x");
+        mapped.insert(judged(&bench.gateway.v6(&packet)).2, port);
+    }
+    let first = (mapped.keys().next().unwrap() - 1024) / 64 * 64 + 1024;
+    let is_excluded = |port: &u16| (first..first + EXCLUDED).contains(port);
+    let kept = mapped.iter().find(|(port, _)| !is_excluded(port));
+    let (_, &kept) = kept.expect("one that is not excluded");
+    let excluded_mapped = mapped.keys().copied().filter(is_excluded).count();
+    assert!(excluded_mapped > 0);
+
+    bench.change(one_block(Some(first)));
+    let more = open_all(&mut bench, 3000);
+    assert!(!more.keys().any(is_excluded));
+    assert_eq!(mapped.len() + more.len(), 32 + excluded_mapped);
+    let &old = mapped.keys().find(|port| is_excluded(port)).unwrap();
+    let ip = bench
+        .gateway
+        .v6(&udp6((host(0), kept), (embedded(SERVER), 9), b"x"));
+    let IpAddr::V4(ip) = judged(&ip).0 else {
+        panic!("not translated");
+    };
+    bench
+        .gateway
+        .v4(&udp4((SERVER, 9), (ip, old), b"still mapped"));
+    // There and back again while they are mapped.
+    bench.change(one_block(None));
+    bench.change(one_block(Some(first)));
+    // All but one end, and have rested; the block stays with its holder.
+    let keep = |bench: &mut Bench| {
+        for _ in 0..4 {
+            bench.gateway.advance(Duration::from_secs(200));
+            let packet = udp6((host(0), kept), (embedded(SERVER), 9), b"x");
+            bench.gateway.v6(&packet);
+            bench.gateway.nat64.check_invariants();
+        }
+    };
+    keep(&mut bench);
+    let again = open_all(&mut bench, 4000);
+    assert!(!again.keys().any(is_excluded));
+    assert_eq!(again.len(), 31);
+    // No longer excluded: the holder can use them at once.
+    bench.change(one_block(None));
+    assert_eq!(open_all(&mut bench, 5000).len(), 32);
+    bench.gateway.nat64.check_invariants();
 }

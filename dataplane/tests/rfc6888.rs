@@ -75,15 +75,21 @@ fn subscribers(gateway: &mut Gateway) -> Vec<SubscriberRow> {
 }
 
 fn pool(gateway: &mut Gateway) -> Vec<PoolRow> {
-    let (reply, page) = crossbeam::channel::bounded(1);
-    let command = Command::Pool {
-        filter: Filter::default(),
-        cursor: 0,
-        limit: 1000,
-        reply,
-    };
-    gateway.nat64.command(command, gateway.now);
-    page.try_recv().unwrap().rows
+    let (mut rows, mut next) = (Vec::new(), Some(0));
+    while let Some(cursor) = next {
+        let (reply, page) = crossbeam::channel::bounded(1);
+        let command = Command::Pool {
+            filter: Filter::default(),
+            cursor,
+            limit: 1000,
+            reply,
+        };
+        gateway.nat64.command(command, gateway.now);
+        let page = page.try_recv().unwrap();
+        rows.extend(page.rows);
+        next = page.next;
+    }
+    rows
 }
 
 fn block_events(gateway: &mut Gateway) -> (usize, usize) {
@@ -293,6 +299,37 @@ fn classes_have_limits_and_pools_of_their_own() {
 }
 
 #[test]
+fn a_listing_shows_the_class_that_a_reload_has_made() {
+    let settings = Settings {
+        key: HashKey::seeded(1),
+        seed: 1,
+        ..Settings::new(1, 100)
+    };
+    let shared = Shared::new(Arc::new(config(32, 8)), settings);
+    let mut gateway = Gateway::of_worker(&shared, WorkerId(0));
+    open(&mut gateway, HOST, 1000).unwrap();
+    assert_eq!(subscribers(&mut gateway)[0].class, 0);
+    let classes = vec![SubscriberClass {
+        name: "new".to_owned(),
+        prefixes: vec![Prefix6::new("2001:db8:1::".parse().unwrap(), 48)],
+        ..SubscriberClass::default()
+    }];
+    let command = Command::Reconfigure {
+        config: Arc::new(Nat64Config {
+            classes,
+            ..config(32, 8)
+        }),
+        pool: Arc::clone(&shared.pool),
+    };
+    gateway.nat64.command(command, gateway.now);
+    assert_eq!(
+        subscribers(&mut gateway)[0].class,
+        1,
+        "before its next packet"
+    );
+}
+
+#[test]
 fn blocks_rotate_after_their_active_time_and_serve_on_when_there_is_no_other() {
     let mut config = config(32, 3);
     config.subscriber.block_active = Some(Duration::from_secs(60));
@@ -367,6 +404,41 @@ fn rfc_7422_ports_are_those_that_the_configuration_says() {
             gateway.nat64.check_invariants();
         }
     }
+}
+
+#[test]
+fn rfc_7422_calculated_ports_come_before_those_of_overflow_blocks() {
+    let mut config = deterministic(true);
+    config.deterministic[0].blocks_per_subscriber = 2;
+    config.pool4[0].ports = 1024..=2559;
+    let shared = Shared::new(Arc::new(config.clone()), Settings::new(1, 1));
+    let host = subscriber(3);
+    let said = shared
+        .pool
+        .deterministic()
+        .forward(&shared.pool, host)
+        .unwrap();
+    let is_calculated = |mapped: u16| (said.port_first..=said.port_last).contains(&mapped);
+    let mut gateway = Gateway::new(config);
+    for port in 0..128 {
+        assert!(is_calculated(
+            open(&mut gateway, host, 1000 + port).unwrap().1
+        ));
+    }
+    assert!(!is_calculated(open(&mut gateway, host, 2000).unwrap().1));
+    // The calculated ones are free again and have rested; the overflow block is held still.
+    for _ in 0..4 {
+        gateway.advance(Duration::from_secs(200));
+        assert!(!is_calculated(open(&mut gateway, host, 2000).unwrap().1));
+    }
+    for port in 0..128 {
+        assert!(is_calculated(
+            open(&mut gateway, host, 3000 + port).unwrap().1
+        ));
+    }
+    assert!(!is_calculated(open(&mut gateway, host, 4000).unwrap().1));
+    assert_eq!(block_events(&mut gateway), (1, 0));
+    gateway.nat64.check_invariants();
 }
 
 #[test]

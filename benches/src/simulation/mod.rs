@@ -379,7 +379,7 @@ impl Simulation {
             nat64.command(command, *now);
             let rows = loop {
                 if let Ok(rows) = answer.try_recv() {
-                    break rows;
+                    break rows.map_err(|error| error.to_string())?;
                 }
                 nat64.expire(routes, *now, 1);
             };

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crossbeam::channel::Sender;
-use gate64_dataplane::command::{Command, Filter, Page, SubscriberRow, TopBy};
+use gate64_dataplane::command::{Command, Filter, Page, SubscriberRow, TooManyJobs, TopBy};
 use gate64_dataplane::verdict::WorkerId;
 use gate64_wire::addr::Protocol;
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,8 @@ pub enum ListError {
     Request(String),
     /// A worker did not answer.
     Silent(WorkerId),
+    /// A worker has too much of that to do already.
+    Busy(WorkerId, TooManyJobs),
 }
 
 /// One page: workers are asked one after another until the page is full. Blocks.
@@ -154,7 +156,8 @@ pub fn top_subscribers<T>(
     for worker in state.worker_ids() {
         let rows = state
             .ask_worker(worker, |reply| Command::TopSubscribers { by, limit, reply })
-            .ok_or(ListError::Silent(worker))?;
+            .ok_or(ListError::Silent(worker))?
+            .map_err(|error| ListError::Busy(worker, error))?;
         all.extend(rows.into_iter().map(|row| (worker.0, row)));
     }
     all.sort_by_key(|(_, row)| {
@@ -179,7 +182,8 @@ pub fn clear_sessions(state: &State, query: &Query) -> Result<u64, ListError> {
     for worker in state.worker_ids() {
         cleared += state
             .ask_worker(worker, |reply| Command::ClearSessions { filter, reply })
-            .ok_or(ListError::Silent(worker))?;
+            .ok_or(ListError::Silent(worker))?
+            .map_err(|error| ListError::Busy(worker, error))?;
     }
     Ok(cleared)
 }

@@ -147,6 +147,10 @@ async fn blocking<T: Serialize + Send + 'static>(
             let error = format!("worker {} does not answer", worker.0);
             refuse(StatusCode::SERVICE_UNAVAILABLE, error)
         }
+        Ok(Err(ListError::Busy(worker, error))) => {
+            let error = format!("worker {}: {error}; try again in a moment", worker.0);
+            refuse(StatusCode::SERVICE_UNAVAILABLE, error)
+        }
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

@@ -302,6 +302,16 @@ impl Drains {
             })
             .collect()
     }
+
+    /// These were not cut: their deadline comes again.
+    fn still_to_cut(&self, addresses: &[Ipv4Addr]) {
+        let mut all = self.lock();
+        for ip in addresses {
+            if let Some(drain) = all.get_mut(ip) {
+                drain.is_cut = false;
+            }
+        }
+    }
 }
 
 /// Cuts what is left of addresses whose deadline has come.
@@ -315,21 +325,75 @@ pub(super) fn look_after(state: &State, translator: &Translator, now: Instant) {
             addresses = addresses_text(&overdue),
             "drain deadline: what is left of these addresses is cut"
         );
-        cut(state, &overdue);
+        if let Err(reason) = tokio::task::block_in_place(|| cut(state, &overdue)) {
+            tracing::error!("{reason}; tried again in a moment");
+            translator.drains.still_to_cut(&overdue);
+        }
     }
 }
 
 /// Has the workers cut what these addresses hold besides what they still give out.
-pub(super) fn cut(state: &State, addresses: &[Ipv4Addr]) {
+///
+/// # Errors
+/// Who does not, and why; the others do.
+pub(super) fn cut(state: &State, addresses: &[Ipv4Addr]) -> Result<(), String> {
+    let mut reasons = Vec::new();
     for worker in state.worker_ids() {
-        // Nobody waits for the number: the cut goes on by itself.
-        let (reply, _) = crossbeam::channel::bounded(1);
-        let command = Command::CutBlocks {
+        let begun = state.ask_worker(worker, |begun| Command::CutBlocks {
             addresses: addresses.to_vec(),
-            reply,
-        };
-        if !(state.ask)(worker, command) {
-            tracing::error!(worker = worker.0, "takes no command: its part is not cut");
+            begun,
+            // Nobody waits for the number: the cut goes on by itself.
+            reply: crossbeam::channel::bounded(1).0,
+        });
+        match begun {
+            Some(Ok(())) => {}
+            Some(Err(error)) => reasons.push(format!("worker {}: {error}", worker.0)),
+            None => reasons.push(format!("worker {} does not answer", worker.0)),
         }
+    }
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} not cut everywhere: {}",
+        addresses_text(addresses),
+        reasons.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::fake;
+
+    #[test]
+    fn a_cut_that_a_worker_does_not_take_is_told_with_its_reason() {
+        let state = fake::state(None);
+        assert_eq!(cut(&state, &[Ipv4Addr::new(192, 0, 2, 9)]), Ok(()));
+        let error = cut(&state, &[fake::BUSY]).unwrap_err();
+        assert!(error.contains("192.0.2.250 not cut everywhere"), "{error}");
+        assert!(error.contains("worker 1: 16 of these"), "{error}");
+    }
+
+    #[test]
+    fn what_was_not_cut_at_its_deadline_is_tried_again() {
+        let drains = Drains::default();
+        let ip = Ipv4Addr::new(192, 0, 2, 9);
+        let (start, deadline) = (Instant::now(), Duration::from_secs(60));
+        let config = Nat64Config {
+            pool4: vec![Pool4Prefix {
+                address: ip,
+                drain: vec![ip],
+                ..Pool4Prefix::default()
+            }],
+            ..Nat64Config::default()
+        };
+        drains.note(&config, &config, start);
+        let later = start + deadline;
+        assert!(drains.take_overdue(deadline, start).is_empty());
+        assert_eq!(drains.take_overdue(deadline, later), [ip]);
+        assert!(drains.take_overdue(deadline, later).is_empty(), "once");
+        drains.still_to_cut(&[ip]);
+        assert_eq!(drains.take_overdue(deadline, later), [ip]);
     }
 }

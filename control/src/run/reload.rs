@@ -172,7 +172,9 @@ fn reconfigure(
     }
     if change.removal == PoolRemoval::Cut && !change.stranded.is_empty() {
         let addresses: Vec<_> = change.stranded.iter().map(|(ip, _)| *ip).collect();
-        pool_change::cut(state, &addresses);
+        if let Err(reason) = pool_change::cut(state, &addresses) {
+            tracing::error!("pool4: {reason}; send SIGHUP again");
+        }
     }
     Ok(())
 }

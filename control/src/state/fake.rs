@@ -5,12 +5,15 @@ use std::path::Path;
 
 use crossbeam::channel::Receiver;
 use gate64_dataplane::command::{
-    BibRow, BlockRow, BlockUse, Filter, Page, PoolRow, SessionRow, SubscriberRow,
+    BibRow, BlockRow, BlockUse, Filter, Page, PoolRow, SessionRow, SubscriberRow, TooManyJobs,
 };
 use gate64_dataplane::counters::Counters;
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
 use super::*;
+
+/// Jobs about this pool address are too many for the second worker.
+pub const BUSY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 250);
 
 /// Sessions of each worker: more than one page of the API together.
 pub const SESSIONS_PER_WORKER: u32 = 300;
@@ -136,16 +139,30 @@ fn answer(number: u8, commands: &Receiver<Command>) {
             Command::Bib { reply, .. } => reply.send(one(bib(number))).is_ok(),
             Command::Pool { reply, .. } => reply.send(one(pool(number))).is_ok(),
             Command::Blocks { reply, .. } => reply.send(one(block(number))).is_ok(),
-            Command::TopSubscribers { reply, .. } => reply.send(vec![subscriber(number)]).is_ok(),
+            Command::TopSubscribers { reply, .. } => {
+                reply.send(Ok(vec![subscriber(number)])).is_ok()
+            }
             Command::Subscribers { reply, .. } => reply.send(one(subscriber(number))).is_ok(),
             Command::ClearSessions { filter, reply } => {
                 let is_all = filter == Filter::default();
                 let count = if is_all { SESSIONS_PER_WORKER } else { 1 };
-                reply.send(u64::from(count)).is_ok()
+                let is_busy = number == 1 && filter.v4 == Some(BUSY);
+                let answer = match is_busy {
+                    true => Err(TooManyJobs),
+                    false => Ok(u64::from(count)),
+                };
+                reply.send(answer).is_ok()
             }
             Command::Reconfigure { .. } | Command::Log(_) => true,
             Command::Stranded { reply, .. } => reply.send(Vec::new()).is_ok(),
-            Command::CutBlocks { reply, .. } => reply.send(0).is_ok(),
+            Command::CutBlocks {
+                addresses, begun, ..
+            } => {
+                let is_busy = number == 1 && addresses.contains(&BUSY);
+                begun
+                    .send(if is_busy { Err(TooManyJobs) } else { Ok(()) })
+                    .is_ok()
+            }
             Command::Stop => return,
         };
     }

@@ -1,11 +1,11 @@
 //! Port blocks: which are free, who holds them, and which of their ports are in use.
 //!
-//! A block covers the same ports of all three protocols, each with bitmaps of its own: in use,
-//! freed in this reuse period, freed in the one before. A freed port rests one to two periods of
-//! `port_reuse_delay` (RFC 6888 REQ-8) without a timer. A block that went back is given out again
-//! only when none of its ports rests any more, so that who gets a block can use all of it. Choice
-//! of address, block and port is unpredictable (RFC 6056) and costs a few words of bitmap at any
-//! occupancy.
+//! A block covers the same ports of all three protocols, each with bitmaps of its own: in use or
+//! set apart, freed in this reuse period, freed in the one before. A freed port rests one to two
+//! periods of `port_reuse_delay` (RFC 6888 REQ-8), and no timer ends that: who looks sees how old
+//! the bitmaps are. A block that went back rests with its ports, until the wheel's visit finds none
+//! at rest: who gets a block can use every port that is not set apart. Choice of address, block
+//! and port is unpredictable (RFC 6056) and costs a few words of bitmap at any occupancy.
 
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ pub struct Block {
 const FLAG_RESTING: u8 = 1;
 /// Its holder has it by calculation.
 const FLAG_FIXED: u8 = 2;
+/// A port that was in use then has been excluded since: it is set apart when it is freed.
+const FLAG_EXCLUDED: u8 = 4;
 
 // SAFETY: integers only.
 #[allow(unsafe_code)]
@@ -254,7 +256,8 @@ impl Blocks {
         let addresses = self.pools.get(usize::from(pool))?;
         let count = u32::try_from(addresses.slots.len()).ok()?;
         let start = self.chooser.below(count);
-        let place = first_set(&addresses.free, start)?;
+        let free = &addresses.free;
+        let place = first_set(free.len(), start, |word| free[word])?;
         addresses.slots.get(place as usize).copied()
     }
 
@@ -268,7 +271,8 @@ impl Blocks {
         );
         let count = open.end.saturating_sub(open.start);
         let start = open.start.checked_sub(base)? + self.chooser.below(count);
-        let block = base + first_set(self.free.get(words)?, start)?;
+        let free = self.free.get(words)?;
+        let block = base + first_set(free.len(), start, |word| free[word])?;
         self.clear_free(block);
         self.hold(block, subscriber, 0, now);
         Some(block)
@@ -302,6 +306,27 @@ impl Blocks {
         }
         for &(_, protocol, place) in self.reserved.iter().filter(|one| one.0 == block) {
             self.bitmaps[at(protocol) + usize::from(place) / 64] |= 1 << (place % 64);
+        }
+    }
+
+    /// Sets a port of a held block apart, or gives it back to those that are given out. One that
+    /// is mapped stays in use until it is freed.
+    pub fn exclude(
+        &mut self,
+        block: BlockId,
+        protocol: Protocol,
+        place: u16,
+        is_excluded: bool,
+        is_mapped: bool,
+    ) {
+        let at = self.bitmap(block, protocol, IN_USE) + usize::from(place) / 64;
+        let bit = 1 << (place % 64);
+        match (is_mapped, is_excluded) {
+            (true, true) => self.blocks[block as usize].flags |= FLAG_EXCLUDED,
+            (true, false) => {}
+            (false, true) => self.bitmaps[at] |= bit,
+            (false, false) if self.reserved.contains(&(block, protocol, place)) => {}
+            (false, false) => self.bitmaps[at] &= !bit,
         }
     }
 
@@ -415,22 +440,8 @@ impl Blocks {
                 | self.bitmaps[at + RESTING_OLD * self.words];
             !taken & wanted
         };
-        let start_word = start as usize / 64;
-        let from_start = u64::MAX << (start % 64);
-        // The start word counts twice: its upper part first, its lower part last.
-        for step in 0..=self.words {
-            let word = (start_word + step) % self.words;
-            let mask = match step {
-                0 => from_start,
-                _ if step == self.words => !from_start,
-                _ => u64::MAX,
-            };
-            let free = word_at(word) & mask;
-            if free != 0 {
-                return u16::try_from(word * 64 + free.trailing_zeros() as usize).ok();
-            }
-        }
-        None
+        let place = first_set(self.words, start, word_at)?;
+        u16::try_from(place).ok()
     }
 
     /// Takes a port out for good, for a static BIB entry inside the dynamic ports. It does not
@@ -455,7 +466,17 @@ impl Blocks {
         let record = &mut self.blocks[block as usize];
         record.used[protocol.index()] -= 1;
         record.empty_since = now;
-        record.used == [0; 3]
+        let (is_empty, flags) = (record.used == [0; 3], record.flags);
+        if flags & FLAG_EXCLUDED != 0 && self.is_excluded(block, place) {
+            self.bitmaps[at] |= bit;
+        }
+        is_empty
+    }
+
+    #[cold]
+    fn is_excluded(&self, block: BlockId, place: usize) -> bool {
+        let mut excluded = self.pool.excluded_in(block);
+        excluded.any(|one| usize::from(one) == place)
     }
 
     /// Whether a port of the block is in use or configured.
@@ -541,7 +562,9 @@ impl Blocks {
         let place = (block - 1) % self.pool.stride();
         self.free[slot as usize * self.free_words + place as usize / 64] |= 1 << (place % 64);
         self.free_count[slot as usize] += 1;
-        self.note_free(slot, true);
+        if self.free_count[slot as usize] == 1 {
+            self.note_free(slot, true);
+        }
     }
 
     fn clear_free(&mut self, block: BlockId) {

@@ -26,18 +26,20 @@ impl Chooser {
     }
 }
 
-/// The first set bit at or after `start`, going round.
-pub(super) fn first_set(words: &[u64], start: u32) -> Option<u32> {
-    let start_word = (start as usize / 64).min(words.len().checked_sub(1)?);
+/// The first set bit at or after `start`, going round, of so many words.
+#[inline]
+pub(super) fn first_set(count: usize, start: u32, word_at: impl Fn(usize) -> u64) -> Option<u32> {
+    let start_word = (start as usize / 64).min(count.checked_sub(1)?);
     let from_start = u64::MAX << (start % 64);
-    for step in 0..=words.len() {
-        let word = (start_word + step) % words.len();
+    // The start word counts twice: its upper part first, its lower part last.
+    for step in 0..=count {
+        let word = (start_word + step) % count;
         let mask = match step {
             0 => from_start,
-            _ if step == words.len() => !from_start,
+            _ if step == count => !from_start,
             _ => u64::MAX,
         };
-        let found = words[word] & mask;
+        let found = word_at(word) & mask;
         if found != 0 {
             return u32::try_from(word * 64 + found.trailing_zeros() as usize).ok();
         }

@@ -1,49 +1,105 @@
-//! A change of the pools while traffic flows: what stays is not touched, what goes is cut, in
-//! bounded steps.
+//! A change of the pools while traffic flows: what stays is not touched, what goes is cut.
 //!
-//! Cutting takes a block with all its mappings and sessions from its holder at once, so that the
-//! holder can have ports of another address with its next packet. The wheel still refers to the
-//! entries; their numbers are free again when it has let go of them.
+//! Taking over other pools, and telling what that would strand, look at every block once, in one
+//! go: some nanoseconds for each. Cutting goes in bounded steps. It does not wait for the wheel, so
+//! that the holder of a block can have ports of another address soon; nothing new begins in what
+//! will be cut. The wheel still refers to the entries; their numbers are free again when it has
+//! let go of them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
 use gate64_wire::addr::Protocol;
 
-use super::Nat64;
-use super::pool4::{BlockId, PoolMap};
-use super::table::SessionRef;
+use super::pool4::{BlockId, PoolMap, Slot};
+use super::table::{SessionRef, Table};
+use super::{EVENTS_MAX, Nat64};
 use crate::clock::Instant;
-use crate::counters;
+use crate::command::{JOBS_MAX, TooManyJobs};
 
-/// Further sessions looked at in one step.
+/// Block numbers looked at in one step.
 const LOOK_MAX: u32 = 2048;
 
-/// Cuts that wait; more are refused with a count of zero.
-const CUTS_MAX: usize = 16;
+/// Further sessions looked at in one step.
+const EXTRAS_MAX: u32 = 1024;
+
+/// Ports of a block that are cut in one step, each with a session of every protocol.
+const PORTS_MAX: u16 = 256;
+
+/// No step begins while as many events wait. With what a step tells at most, the end of each
+/// session, a quarter is left for what else happens in a turn.
+const EVENTS_WAITING_MAX: usize = EVENTS_MAX / 2;
+
+const _: () = assert!(EXTRAS_MAX as usize <= EVENTS_MAX / 4);
+const _: () = assert!(PORTS_MAX as usize * Protocol::ALL.len() < EVENTS_MAX / 4);
 
 /// Cutting that is worked off in steps.
 #[derive(Debug)]
 pub(super) struct Cut {
     /// Sorted.
     addresses: Vec<Ipv4Addr>,
-    /// Where the walk over further sessions goes on; `None` when it is done.
-    extras: Option<u32>,
-    block: BlockId,
+    progress: Progress,
     blocks: u64,
     reply: Sender<u64>,
 }
 
 pub(super) type Cuts = VecDeque<Cut>;
 
+/// How far a cut is.
+#[derive(Debug, Clone, Copy)]
+enum Progress {
+    /// Further sessions from this number on are next.
+    Extras(u32),
+    /// Blocks from this number on are next, that one from this place among its ports on.
+    Blocks(BlockId, u16),
+}
+
+impl Progress {
+    const START: Progress = Progress::Extras(0);
+}
+
 impl Nat64 {
     /// Goes on with another map of the pools.
     pub(super) fn adopt_pool(&mut self, pool: Arc<PoolMap>) {
-        self.pool = Arc::clone(&pool);
+        let before = std::mem::replace(&mut self.pool, Arc::clone(&pool));
         self.blocks.adopt(pool, &self.ownership);
+        for slot in 0..self.pool.slot_count() {
+            self.exclude_ports(slot, &before);
+        }
+        // Other blocks have to go now, and places may be other addresses'.
+        for cut in &mut self.cuts {
+            cut.progress = Progress::START;
+        }
         self.count_blocks();
+    }
+
+    /// Applies a change of the ports that an address never gives out to its held blocks; the
+    /// others learn of it when they are given out.
+    fn exclude_ports(&mut self, slot: Slot, before: &PoolMap) {
+        let pool = Arc::clone(&self.pool);
+        if pool.excluded_of(slot) == before.excluded_of(slot) {
+            return;
+        }
+        for block in pool.blocks_of(slot) {
+            let Some((ip, _, first)) = pool.block_start(block) else {
+                continue;
+            };
+            if self.blocks.get(block).subscriber == 0 || before.address(slot) != Some(ip) {
+                continue;
+            }
+            let was: BTreeSet<u16> = before.excluded_in(block).collect();
+            let is: BTreeSet<u16> = pool.excluded_in(block).collect();
+            for &place in was.symmetric_difference(&is) {
+                for protocol in Protocol::ALL {
+                    let is_mapped = self.table.find_v4(slot, first + place, protocol).is_some();
+                    let exclude = is.contains(&place);
+                    self.blocks
+                        .exclude(block, protocol, place, exclude, is_mapped);
+                }
+            }
+        }
     }
 
     /// How many blocks of each address are held that `pool` would not give out.
@@ -70,20 +126,22 @@ impl Nat64 {
     }
 
     /// Begins to cut the held blocks of these addresses that are not given out any more.
-    pub(super) fn begin_cut(&mut self, mut addresses: Vec<Ipv4Addr>, reply: Sender<u64>) {
-        if self.cuts.len() >= CUTS_MAX {
-            // Who asked may be gone: a reply that nobody takes is dropped.
-            let _ = reply.try_send(0);
-            return;
+    pub(super) fn begin_cut(
+        &mut self,
+        mut addresses: Vec<Ipv4Addr>,
+        reply: Sender<u64>,
+    ) -> Result<(), TooManyJobs> {
+        if self.cuts.len() >= JOBS_MAX {
+            return Err(TooManyJobs);
         }
         addresses.sort_unstable();
         self.cuts.push_back(Cut {
             addresses,
-            extras: Some(0),
-            block: 1,
+            progress: Progress::START,
             blocks: 0,
             reply,
         });
+        Ok(())
     }
 
     /// Whether blocks are being cut.
@@ -123,22 +181,28 @@ impl Nat64 {
                 })
     }
 
-    /// A step of the oldest cut; whether there was one.
+    /// A step of the oldest cut; whether there was one. None is made while the log has to catch
+    /// up: what happens now goes before.
     pub(super) fn work_off_cuts(&mut self, now: Instant) -> bool {
         let Some(cut) = self.cuts.front() else {
             return false;
         };
-        match cut.extras {
-            Some(cursor) => {
-                let next = self.cut_extras(cursor, now);
+        if self.events.len() >= EVENTS_WAITING_MAX {
+            return false;
+        }
+        let next = match cut.progress {
+            Progress::Extras(from) => Some(self.cut_extras(from, now)),
+            Progress::Blocks(from, place) => self.cut_blocks(from, place, now),
+        };
+        match next {
+            Some(next) => {
                 if let Some(cut) = self.cuts.front_mut() {
-                    cut.extras = next;
+                    cut.progress = next;
                 }
             }
             None => {
-                if self.cut_blocks(cut.block, now)
-                    && let Some(cut) = self.cuts.pop_front()
-                {
+                if let Some(cut) = self.cuts.pop_front() {
+                    // Who asked may be gone: a reply that nobody takes is dropped.
                     let _ = cut.reply.try_send(cut.blocks);
                 }
             }
@@ -146,9 +210,9 @@ impl Nat64 {
         true
     }
 
-    /// Ends further sessions of mappings that will be cut; where to go on.
-    fn cut_extras(&mut self, cursor: u32, now: Instant) -> Option<u32> {
-        let (rows, next) = self.table.extras_from(cursor, LOOK_MAX);
+    /// Ends further sessions of mappings that will be cut; how far the cut is then.
+    fn cut_extras(&mut self, from: u32, now: Instant) -> Progress {
+        let (rows, next) = self.table.extras_from(from, EXTRAS_MAX);
         let doomed: Vec<_> = rows
             .filter(|(_, one)| self.is_to_be_cut(one.bib))
             .map(|(extra, one)| SessionRef::Extra {
@@ -159,7 +223,7 @@ impl Nat64 {
         for at in doomed {
             self.cut_session(at, now);
         }
-        next
+        next.map_or(Progress::Blocks(1, 0), Progress::Extras)
     }
 
     fn is_to_be_cut(&self, bib: u32) -> bool {
@@ -168,31 +232,36 @@ impl Nat64 {
         !entry.is_static() && block.is_some_and(|block| self.goes(block))
     }
 
-    /// Cuts the next block, from number `from` on, that has to go; whether there is none left.
-    fn cut_blocks(&mut self, from: BlockId, now: Instant) -> bool {
+    /// Cuts from the next block that has to go, from number `from` on; how far the cut is then,
+    /// `None` at the end.
+    fn cut_blocks(&mut self, from: BlockId, place: u16, now: Instant) -> Option<Progress> {
         let last = self.pool.block_number_max();
         let end = from.saturating_add(LOOK_MAX).min(last + 1);
         let is_held = |block: &BlockId| self.blocks.get(*block).subscriber != 0;
         let found = (from..end).find(|block| is_held(block) && self.goes(*block));
-        if let Some(block) = found {
-            self.cut_block(block, now);
+        let Some(block) = found else {
+            return (end <= last).then_some(Progress::Blocks(end, 0));
+        };
+        let place = if block == from { place } else { 0 };
+        if let Some(next) = self.cut_ports(block, place, now) {
+            return Some(Progress::Blocks(block, next));
         }
-        let next = found.map_or(end, |block| block + 1);
         if let Some(cut) = self.cuts.front_mut() {
-            cut.block = next;
-            cut.blocks += u64::from(found.is_some());
+            cut.blocks += 1;
         }
-        next > last
+        Some(Progress::Blocks(block + 1, 0))
     }
 
-    fn cut_block(&mut self, block: BlockId, now: Instant) {
-        let Some((ip, slot, first)) = self.pool.block_start(block) else {
-            return;
-        };
+    /// Cuts what lies on the next ports of a block, from the place `from` on, and takes the block
+    /// from its holder with the last of them. Where to go on, `None` when that is done.
+    fn cut_ports(&mut self, block: BlockId, from: u16, now: Instant) -> Option<u16> {
+        let (ip, slot, first) = self.pool.block_start(block)?;
         let tick = now.tick();
+        let size = self.pool.block_size();
+        let end = from.saturating_add(PORTS_MAX).min(size);
         for protocol in Protocol::ALL {
-            for port in first..=first + (self.pool.block_size() - 1) {
-                let bib = self.table.find_v4(slot, port, protocol);
+            for place in from..end {
+                let bib = self.table.find_v4(slot, first + place, protocol);
                 let bib = bib.filter(|&bib| !self.table.bib(bib).is_static());
                 if let Some(bib) = bib {
                     self.cut_session(SessionRef::First(bib), now);
@@ -201,28 +270,21 @@ impl Nat64 {
                 }
             }
         }
-        if self.blocks.get(block).subscriber != 0 {
-            self.release_block(block, now, tick);
+        // Who has its blocks by calculation loses all of them with its last mapping.
+        if self.blocks.get(block).subscriber == 0 {
+            return None;
         }
+        if end < size {
+            return Some(end);
+        }
+        self.release_block(block, now, tick);
+        None
     }
 
     /// Ends a session before its time.
     fn cut_session(&mut self, at: SessionRef, now: Instant) {
-        if self.table.session(at).state == 0 {
-            return;
+        if self.table.session(at).state != 0 {
+            self.end_session(at, Table::cut_session, now);
         }
-        self.log_end(at, now);
-        let bib = at.bib();
-        let remote = self.table.session(at).remote;
-        self.table.cut_session(at);
-        if matches!(at, SessionRef::Extra { .. }) {
-            self.forget_permission(bib, remote);
-        }
-        let entry = self.table.bib(bib);
-        let (protocol, subscriber) = (entry.protocol(), entry.subscriber);
-        self.count_session(subscriber, false);
-        self.counters.sub(counters::sessions(protocol.index()), 1);
-        self.counters
-            .add(counters::sessions_expired(protocol.index()), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! Expiry: a bounded number of sessions and blocks is visited in a turn of the worker.
 
 use super::lifetime::STATE_DEAD;
-use super::table::{SessionRef, WheelRef};
+use super::table::{SessionRef, Table, WheelRef};
 use super::tcp_state::TcpState;
 use super::{Context, Nat64};
 use crate::clock::{Instant, Tick};
@@ -58,8 +58,8 @@ impl Nat64 {
     fn visit_session(&mut self, at: SessionRef, due: WheelRef, context: &Context) {
         let tick = context.tick;
         let session = self.table.session(at);
-        let (state, created) = (session.state, session.seen);
-        let over = self.lifetimes.over_at(state, Tick(created));
+        let (state, seen) = (session.state, session.seen);
+        let over = self.lifetimes.over_at(state, Tick(seen));
         if state == STATE_DEAD || over <= tick {
             if self.goes_transitory(at, tick) {
                 self.probe(at, context);
@@ -69,7 +69,10 @@ impl Nat64 {
                     .arm(self.lifetimes.visit_at(over, tick), due.pack());
                 return;
             }
-            return self.end_session(at, context.now, tick);
+            if self.end_session(at, Table::remove_session, context.now) {
+                self.unmap(at.bib(), tick);
+            }
+            return;
         }
         self.table
             .wheel
@@ -88,11 +91,21 @@ impl Nat64 {
         true
     }
 
-    fn end_session(&mut self, at: SessionRef, now: Instant, tick: Tick) {
-        self.log_end(at, now);
+    /// Ends a session: tells it, has `take_out` take it out of the table, and counts it. Whether
+    /// that leaves a BIB entry that goes as well.
+    pub(super) fn end_session(
+        &mut self,
+        at: SessionRef,
+        take_out: fn(&mut Table, SessionRef),
+        now: Instant,
+    ) -> bool {
+        if self.log_sessions {
+            let event = self.session_event(at, now);
+            self.tell(Event::SessionDeleted(event));
+        }
         let bib = at.bib();
         let remote = self.table.session(at).remote;
-        self.table.remove_session(at);
+        take_out(&mut self.table, at);
         if matches!(at, SessionRef::Extra { .. }) {
             self.forget_permission(bib, remote);
         }
@@ -103,19 +116,10 @@ impl Nat64 {
         self.counters.sub(counters::sessions(protocol.index()), 1);
         self.counters
             .add(counters::sessions_expired(protocol.index()), 1);
-        if bib_goes {
-            self.unmap(bib, tick);
-        }
+        bib_goes
     }
 
-    pub(super) fn log_end(&mut self, at: SessionRef, now: Instant) {
-        if self.log_sessions {
-            let event = self.session_event(at, now);
-            self.tell(Event::SessionDeleted(event));
-        }
-    }
-
-    pub(super) fn forget_permission(&mut self, bib: u32, remote: u32) {
+    fn forget_permission(&mut self, bib: u32, remote: u32) {
         if let hashbrown::hash_map::Entry::Occupied(mut entry) =
             self.permissions.entry((bib, remote))
         {

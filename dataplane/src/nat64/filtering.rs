@@ -11,8 +11,10 @@ use super::class::Destination;
 use super::lifetime::{STATE_ICMP, STATE_UDP};
 use super::table::{HOP_NONE, Session, SessionRef};
 use super::tcp_state::TcpState;
+use super::tuples::shown_peer;
 use super::{
     Context, Found, Hop, Nat64, PreparedV4, PreparedV6, is_global, mapped_of, opens_tcp, peer_of,
+    peer_port,
 };
 use crate::command::{Event, SessionEvent};
 use crate::config::Filtering;
@@ -195,11 +197,7 @@ impl Nat64 {
             }
             Protocol::Tcp => TcpState::V6Init as u8,
         };
-        let remote_port = if one.protocol == Protocol::Icmp {
-            0
-        } else {
-            one.facts.l4.dst_port
-        };
+        let remote_port = peer_port(one.protocol, one.facts.l4.dst_port);
         let added = self.add_session(bib, one.remote, remote_port, one.pref64, state, context);
         if added.is_err() && is_new {
             self.unmap(bib, context.tick);
@@ -233,11 +231,7 @@ impl Nat64 {
                 return Ok(Opened::Stateless(mapping));
             }
         };
-        let remote_port = if one.protocol == Protocol::Icmp {
-            0
-        } else {
-            facts.l4.src_port
-        };
+        let remote_port = peer_port(one.protocol, facts.l4.src_port);
         if self.is_cutting() && self.is_cut_off(Some(bib), subscriber) {
             return Err(self.class_of(subscriber).refusal(DropReason::PoolExhausted));
         }
@@ -403,22 +397,14 @@ impl Nat64 {
     pub(super) fn session_event(&self, at: SessionRef, now: crate::clock::Instant) -> SessionEvent {
         let entry = self.table.bib(at.bib());
         let session = self.table.session(at);
-        let port = if entry.protocol() == Protocol::Icmp {
-            entry.v4().port
-        } else {
-            session.remote_port
-        };
-        let remote = TransportAddr4 {
-            ip: Ipv4Addr::from(session.remote),
-            port,
-        };
+        let remote = shown_peer(entry, session);
         SessionEvent {
             at: now,
             protocol: entry.protocol(),
             v6: entry.v6(),
             v6_remote: TransportAddr6 {
                 ip: self.pref64(session.pref64).embed(remote.ip),
-                port,
+                port: remote.port,
             },
             v4: entry.v4(),
             v4_remote: remote,

@@ -9,7 +9,7 @@ use gate64_wire::inner::{InnerIpv4, InnerIpv6};
 
 use super::table::SessionRef;
 use super::way::Way;
-use super::{Context, Hop, Nat64, is_global};
+use super::{Context, Hop, Nat64, is_global, peer_port};
 use crate::clock::Instant;
 use crate::config::UnknownProtocol;
 use crate::counters;
@@ -95,11 +95,7 @@ impl Nat64 {
         let remote = self
             .remote_of(inner.facts.src)
             .ok_or(DropReason::NoSession)?;
-        let remote_port = if protocol == Protocol::Icmp {
-            0
-        } else {
-            inner.facts.l4.src_port
-        };
+        let remote_port = peer_port(protocol, inner.facts.l4.src_port);
         let at = self.session_of_client(client, protocol, remote, remote_port)?;
         let (number, dst) = self.pref64_of(facts.dst)?;
         self.check_addresses(facts.src, number, dst)?;
@@ -171,11 +167,7 @@ impl Nat64 {
             .table
             .find_v4(slot, mapped.port, protocol)
             .ok_or(DropReason::NoBib)?;
-        let remote_port = if protocol == Protocol::Icmp {
-            0
-        } else {
-            inner.facts.l4.dst_port
-        };
+        let remote_port = peer_port(protocol, inner.facts.l4.dst_port);
         let at = self
             .table
             .find_session(bib, inner.facts.dst, remote_port)

@@ -14,8 +14,8 @@ use crate::counters;
 struct Sums {
     bibs: [u64; 3],
     sessions: [u64; 3],
-    /// Dynamic entries by block and protocol.
-    by_block: BTreeMap<(u32, usize), u16>,
+    /// Ports of dynamic entries by block and protocol.
+    by_block: BTreeMap<(u32, usize), BTreeSet<u16>>,
     /// BIB entries and sessions by subscriber.
     by_subscriber: BTreeMap<u32, (u32, u32)>,
 }
@@ -32,8 +32,8 @@ impl Nat64 {
             assert_eq!(count(counters::bib_entries(index)), sums.bibs[index]);
             assert_eq!(count(counters::sessions(index)), sums.sessions[index]);
             let used = sums.by_block.iter().filter(|(key, _)| key.1 == index);
-            let used: u64 = used.map(|(_, &used)| u64::from(used)).sum();
-            assert_eq!(count(counters::ports_used(index)), used);
+            let used: usize = used.map(|(_, used)| used.len()).sum();
+            assert_eq!(count(counters::ports_used(index)), used as u64);
         }
         self.check_blocks(&sums);
         self.check_subscribers(&sums);
@@ -66,7 +66,8 @@ impl Nat64 {
             sums.sessions[protocol.index()] += u64::from(entry.session_count());
             if !entry.is_static() {
                 let block = self.pool.block(v4.ip, v4.port).expect("a dynamic port");
-                *sums.by_block.entry((block, protocol.index())).or_default() += 1;
+                let key = (block, protocol.index());
+                assert!(sums.by_block.entry(key).or_default().insert(v4.port));
                 assert_eq!(self.blocks.get(block).subscriber, entry.subscriber);
                 assert!(self.blocks.is_in_use(block, protocol, v4.port));
             }
@@ -107,7 +108,8 @@ impl Nat64 {
         }
     }
 
-    /// The ports marked as used are those of live entries and the configured ones.
+    /// The ports marked as used are those of live entries and those that are set apart: a port
+    /// that was excluded while it was in use is both.
     fn check_blocks(&self, sums: &Sums) {
         let mut held = 0;
         let mut by_use = [0; counters::USE_STEPS];
@@ -117,11 +119,11 @@ impl Nat64 {
             held += u32::from(record.subscriber != 0);
             by_use[self.blocks.use_step(block)] += u64::from(record.subscriber != 0);
             for protocol in Protocol::ALL {
-                let live = sums.by_block.get(&(block, protocol.index())).copied();
-                let live = live.unwrap_or(0);
-                assert_eq!(record.used[protocol.index()], live);
+                let live = sums.by_block.get(&(block, protocol.index()));
+                let live = live.cloned().unwrap_or_default();
+                assert_eq!(usize::from(record.used[protocol.index()]), live.len());
                 if record.subscriber == 0 {
-                    assert_eq!(live, 0, "a port of a block that nobody holds");
+                    assert!(live.is_empty(), "a port of a block that nobody holds");
                     continue;
                 }
                 let first = self.pool.block_start(block).map_or(0, |start| start.2);
@@ -129,12 +131,12 @@ impl Nat64 {
                     entry.protocol == protocol
                         && self.pool.block(entry.v4.ip, entry.v4.port) == Some(block)
                 });
-                let mut apart: BTreeSet<u16> =
-                    configured.map(|entry| entry.v4.port - first).collect();
-                apart.extend(self.pool.excluded_in(block));
+                let mut taken = live;
+                taken.extend(configured.map(|entry| entry.v4.port));
+                taken.extend(self.pool.excluded_in(block).map(|place| first + place));
                 assert_eq!(
                     self.blocks.in_use_count(block, protocol) as usize,
-                    usize::from(live) + apart.len()
+                    taken.len()
                 );
             }
         }
@@ -156,9 +158,10 @@ impl Nat64 {
         let mut by_ports = [0; counters::SUBSCRIBER_STEPS];
         let mut by_sessions = [0; counters::SUBSCRIBER_STEPS];
         let mut ports = BTreeMap::<u32, [u32; 3]>::new();
-        for (&(block, protocol), &used) in &sums.by_block {
+        for (&(block, protocol), used) in &sums.by_block {
             let holder = self.blocks.get(block).subscriber;
-            ports.entry(holder).or_default()[protocol] += u32::from(used);
+            let used = u32::try_from(used.len()).expect("at most a block's ports");
+            ports.entry(holder).or_default()[protocol] += used;
         }
         for (id, one) in self.subscribers.iter_from(0) {
             count += 1;

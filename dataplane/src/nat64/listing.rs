@@ -1,11 +1,15 @@
-//! What control asks for: pages of entries, clearing, a new configuration. All in bounded steps.
+//! What control asks for: pages of entries, clearing, a new configuration.
+//!
+//! Pages, searches and clearing take bounded steps between bursts. A new configuration is taken
+//! over in one go, which looks at every port block once (see [`super::cut`]) and makes the classes
+//! anew.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crossbeam::channel::Sender;
-use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+use gate64_wire::addr::{Protocol, TransportAddr6};
 
 use super::Nat64;
 use super::class::Classes;
@@ -15,9 +19,11 @@ use super::pool4::BlockId;
 use super::subscriber::Subscriber;
 use super::table::{BibEntry, Session, SessionRef};
 use super::tcp_state::TcpState;
+use super::tuples::shown_peer;
 use crate::clock::{Instant, TICK, Tick, ticks};
 use crate::command::{
-    BibRow, BlockRow, BlockUse, Command, Filter, Page, PoolRow, SessionRow, SubscriberRow, TopBy,
+    BibRow, BlockRow, BlockUse, Command, Filter, JOBS_MAX, Page, PoolRow, SessionRow,
+    SubscriberRow, TooManyJobs, TopBy,
 };
 use crate::config::Nat64Config;
 use crate::siit;
@@ -28,16 +34,13 @@ const LOOK_MAX: u32 = 2048;
 /// Cursors from here on walk the further sessions.
 const EXTRA_CURSOR: u32 = 1 << 31;
 
-/// Clearing jobs that wait; more are refused with a count of zero.
-const CLEARS_MAX: usize = 16;
-
 /// A clearing that is worked off in steps.
 #[derive(Debug)]
 pub(super) struct Clear {
     filter: Filter,
     cursor: u32,
     count: u64,
-    reply: Sender<u64>,
+    reply: Sender<Result<u64, TooManyJobs>>,
 }
 
 pub(super) type Clears = VecDeque<Clear>;
@@ -50,7 +53,7 @@ pub(super) struct Top {
     cursor: u32,
     /// Value and number of the best so far, least first.
     best: BTreeSet<(u64, u32)>,
-    reply: Sender<Vec<SubscriberRow>>,
+    reply: Sender<Result<Vec<SubscriberRow>, TooManyJobs>>,
 }
 
 pub(super) type Tops = VecDeque<Top>;
@@ -85,7 +88,7 @@ impl Nat64 {
                 let _ = reply.try_send(self.subscriber_rows(&filter, cursor, limit));
             }
             Command::TopSubscribers { by, limit, reply } => {
-                if self.tops.len() < CLEARS_MAX {
+                if self.tops.len() < JOBS_MAX {
                     self.tops.push_back(Top {
                         by,
                         limit,
@@ -94,7 +97,7 @@ impl Nat64 {
                         reply,
                     });
                 } else {
-                    let _ = reply.try_send(Vec::new());
+                    let _ = reply.try_send(Err(TooManyJobs));
                 }
             }
             Command::Pool {
@@ -114,7 +117,7 @@ impl Nat64 {
                 let _ = reply.try_send(self.block_rows(&filter, cursor, limit, now.tick()));
             }
             Command::ClearSessions { filter, reply } => {
-                if self.clears.len() < CLEARS_MAX {
+                if self.clears.len() < JOBS_MAX {
                     self.clears.push_back(Clear {
                         filter,
                         cursor: 0,
@@ -122,7 +125,7 @@ impl Nat64 {
                         reply,
                     });
                 } else {
-                    let _ = reply.try_send(0);
+                    let _ = reply.try_send(Err(TooManyJobs));
                 }
             }
             Command::Reconfigure { config, pool } => {
@@ -132,7 +135,13 @@ impl Nat64 {
             Command::Stranded { pool, reply } => {
                 let _ = reply.try_send(self.stranded(&pool));
             }
-            Command::CutBlocks { addresses, reply } => self.begin_cut(addresses, reply),
+            Command::CutBlocks {
+                addresses,
+                begun,
+                reply,
+            } => {
+                let _ = begun.try_send(self.begin_cut(addresses, reply));
+            }
             Command::Log(mode) => self.set_log(mode, now.tick()),
             Command::Stop => {}
         }
@@ -187,21 +196,13 @@ impl Nat64 {
 
     fn session_row(&self, entry: &BibEntry, session: &Session, now: Tick) -> SessionRow {
         let over = self.lifetimes.over_at(session.state, Tick(session.seen));
-        let port = if entry.protocol() == Protocol::Icmp {
-            entry.v4().port
-        } else {
-            session.remote_port
-        };
-        let remote = TransportAddr4 {
-            ip: Ipv4Addr::from(session.remote),
-            port,
-        };
+        let remote = shown_peer(entry, session);
         SessionRow {
             protocol: entry.protocol(),
             v6: entry.v6(),
             v6_remote: TransportAddr6 {
                 ip: self.pref64(session.pref64).embed(remote.ip),
-                port,
+                port: remote.port,
             },
             v4: entry.v4(),
             v4_remote: remote,
@@ -277,7 +278,7 @@ impl Nat64 {
             prefix: one.address(),
             prefix_length: self.config.subscriber.prefix_length,
             v4: self.address_of(one),
-            class: one.class,
+            class: self.class_number(one),
             is_deterministic: one.fixed_count > 0,
             blocks,
             block_size: self.pool.block_size(),
@@ -320,7 +321,7 @@ impl Nat64 {
                 let best = best.map(|&(_, id)| self.subscribers.get(id));
                 let best = best.filter(|one| one.is_in_use());
                 let rows = best.map(|one| self.subscriber_row(one));
-                let _ = top.reply.try_send(rows.collect());
+                let _ = top.reply.try_send(Ok(rows.collect()));
             }
         }
         true
@@ -345,20 +346,21 @@ impl Nat64 {
 
     fn pool_rows(&self, filter: &Filter, cursor: u32, limit: usize) -> Page<PoolRow> {
         let mut rows = Vec::new();
-        for slot in cursor..self.pool.slot_count() {
-            if rows.len() >= limit || slot - cursor >= LOOK_MAX / 16 {
+        let slots = match filter.v4 {
+            None => 0..self.pool.slot_count(),
+            Some(ip) => self.pool.slot(ip).map_or(0..0, |slot| slot..slot + 1),
+        };
+        // A row looks at all blocks of its address.
+        let look_max = LOOK_MAX.div_ceil(self.pool.stride());
+        for (looked, slot) in (0..).zip(slots.start.max(cursor)..slots.end) {
+            if rows.len() >= limit || looked >= look_max {
                 return Page {
                     rows,
                     next: Some(slot),
                 };
             }
-            let Some(v4) = self.pool.address(slot) else {
-                continue;
-            };
-            if filter.v4.is_some_and(|ip| ip != v4) {
-                continue;
-            }
-            rows.extend(self.pool_row(slot, v4));
+            let v4 = self.pool.address(slot);
+            rows.extend(v4.and_then(|v4| self.pool_row(slot, v4)));
         }
         Page { rows, next: None }
     }
@@ -483,7 +485,7 @@ impl Nat64 {
                 self.clears.push_front(clear);
             }
             None => {
-                let _ = clear.reply.try_send(clear.count);
+                let _ = clear.reply.try_send(Ok(clear.count));
             }
         }
         true

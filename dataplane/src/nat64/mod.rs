@@ -69,7 +69,7 @@ use self::scratch::Scratch;
 use self::subscriber::Subscribers;
 use self::syn_hold::SynHold;
 use self::table::{SessionRef, Table};
-use self::tuples::{is_syn, mapped_of, opens_tcp, peer_of, remote_port_v4, remote_port_v6};
+use self::tuples::{is_syn, mapped_of, opens_tcp, peer_of, peer_port, remote_port_v6};
 use self::way::Way;
 use crate::clock::{Instant, Tick};
 use crate::command::Event;
@@ -446,7 +446,8 @@ impl Nat64 {
         let Some(bib) = self.table.find_v4(one.slot, port, one.protocol) else {
             return Err(self.no_bib(packet, one, context));
         };
-        let session = self.table.find_session(bib, facts.src, remote_port_v4(one));
+        let remote_port = peer_port(one.protocol, facts.l4.src_port);
+        let session = self.table.find_session(bib, facts.src, remote_port);
         let client = self.table.bib(bib).v6();
         let way = self.way_v6(session, client.ip, context)?;
         let cut = self.fits_v6(packet, facts, way.mtu)?;
@@ -532,11 +533,7 @@ impl Nat64 {
         let bib = self
             .table
             .find_v6(one.probe, facts.src, facts.l4.src_port, one.protocol);
-        let remote_port = if one.protocol == Protocol::Icmp {
-            0
-        } else {
-            facts.l4.dst_port
-        };
+        let remote_port = peer_port(one.protocol, facts.l4.dst_port);
         let session = bib.and_then(|bib| self.table.find_session(bib, one.remote, remote_port));
         Found { bib, session }
     }

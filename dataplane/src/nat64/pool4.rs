@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use super::deterministic::Deterministic;
 use super::pool_layout::{Layout, Range, wanted};
@@ -492,14 +493,19 @@ impl PoolMap {
     /// Ports of a block that are never given out, as offsets from its first.
     pub fn excluded_in(&self, block: BlockId) -> impl Iterator<Item = u16> {
         let start = self.block_start(block);
-        let range = start.and_then(|(ip, ..)| self.range_of(u32::from(ip)));
+        let excluded = start.map_or(&[][..], |(_, slot, _)| self.excluded_of(slot));
         let first = start.map_or(0, |(_, _, port)| port);
         let last = first + (self.block_size - 1);
-        let excluded = range.map_or(&[][..], |range| range.layout.exclude_ports.as_slice());
         excluded
             .iter()
             .flat_map(move |ports| *ports.start().max(&first)..=*ports.end().min(&last))
             .map(move |port| port - first)
+    }
+
+    /// Ports of the address at a place that are never given out.
+    pub fn excluded_of(&self, slot: Slot) -> &[RangeInclusive<u16>] {
+        self.range_of_slot(slot)
+            .map_or(&[], |range| range.layout.exclude_ports.as_slice())
     }
 
     /// What the owner of a port goes by: the address where its pool is divided by address,

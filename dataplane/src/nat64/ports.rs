@@ -9,6 +9,7 @@ use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
 use super::class::Class;
 use super::pool4::{BlockId, Slot};
+use super::subscriber::Subscriber;
 use super::table::WheelRef;
 use super::{Context, Nat64};
 use crate::clock::{Instant, Tick};
@@ -83,10 +84,17 @@ impl Nat64 {
 
     /// Finds the class anew where the configuration has changed since.
     pub(super) fn find_class(&mut self, id: u32) {
+        let class = self.class_number(self.subscribers.get(id));
         let one = self.subscribers.get_mut(id);
-        if one.class_generation != self.class_generation {
-            one.class = self.classes.number_of(one.prefix);
-            one.class_generation = self.class_generation;
+        one.class = class;
+        one.class_generation = self.class_generation;
+    }
+
+    /// The number of a subscriber's class in the configuration in use.
+    pub(super) fn class_number(&self, one: &Subscriber) -> u16 {
+        match one.class_generation == self.class_generation {
+            true => one.class,
+            false => self.classes.number_of(one.prefix),
         }
     }
 
@@ -95,10 +103,11 @@ impl Nat64 {
         self.classes.get(self.subscribers.get(subscriber).class)
     }
 
-    /// Forgets a subscriber that has neither entries nor blocks but those by calculation.
+    /// Forgets a subscriber that has neither entries nor blocks but those by calculation; nothing
+    /// if that was done already.
     pub(super) fn forget_if_idle(&mut self, subscriber: u32, now: Tick) {
         let one = self.subscribers.get(subscriber);
-        if one.block_count > 0 || one.bib_count > 0 {
+        if !one.is_in_use() || one.block_count > 0 || one.bib_count > 0 {
             return;
         }
         let mut block = one.first_block;
@@ -226,7 +235,7 @@ impl Nat64 {
         if !may_grow || one.block_count + one.fixed_count >= class.limits.port_blocks_max {
             return Err(class.refusal(DropReason::SubscriberPorts));
         }
-        let (prefix, first_block, pool) = (one.address(), one.first_block, class.pool);
+        let (prefix, pool) = (one.address(), class.pool);
         if one.fixed_count == 0 && self.pool.deterministic().has_pool(pool) {
             return Err(exhausted);
         }
@@ -236,18 +245,31 @@ impl Nat64 {
         };
         let block = self.blocks.take(slot, subscriber, context.tick);
         let block = block.ok_or(exhausted)?;
-        self.blocks.get_mut(block).next = first_block;
+        self.link(block, subscriber);
         // An empty block must be seen by the wheel even if no port of it is ever used.
         self.arm_block(block, Tick(context.tick.0 + self.block_idle_ticks));
         let one = self.subscribers.get_mut(subscriber);
         one.slot = Some(slot);
-        one.first_block = block;
         one.block_count += 1;
         self.count_block_held(block, true);
         self.counters.add(counters::port_blocks_allocated(0), 1);
         let event = self.block_event(block, prefix, context.now);
         self.tell(Event::BlockAllocated(event));
         Ok(block)
+    }
+
+    /// Puts a new block in front of a subscriber's others, but behind those by calculation: ports
+    /// of these come first, for they need no log.
+    fn link(&mut self, block: BlockId, subscriber: u32) {
+        let (mut before, mut next) = (0, self.subscribers.get(subscriber).first_block);
+        while next != 0 && self.blocks.get(next).is_fixed() {
+            (before, next) = (next, self.blocks.get(next).next);
+        }
+        self.blocks.get_mut(block).next = next;
+        match before {
+            0 => self.subscribers.get_mut(subscriber).first_block = block,
+            before => self.blocks.get_mut(before).next = block,
+        }
     }
 
     /// Has the wheel visit a block, unless it does already.
@@ -444,6 +466,43 @@ impl Nat64 {
             v4,
             port_first,
             port_count: self.pool.block_size(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::plan::{Settings, Shared};
+    use super::*;
+    use crate::config::{DeterministicSet, Nat64Config, Pool4Prefix, Prefix6};
+    use crate::verdict::WorkerId;
+
+    #[test]
+    fn a_subscriber_is_forgotten_once() {
+        let config = Nat64Config {
+            pool4: vec![Pool4Prefix {
+                address: [192, 0, 2, 1].into(),
+                ..Pool4Prefix::default()
+            }],
+            deterministic: vec![DeterministicSet {
+                subscribers: vec![Prefix6::new("2001:db8::".parse().unwrap(), 60)],
+                pool: 0,
+                blocks_per_subscriber: 2,
+                overflow: false,
+            }],
+            ..Nat64Config::default()
+        };
+        let shared = Shared::new(Arc::new(config), Settings::new(1, 100));
+        let mut nat64 = Nat64::new(&shared, WorkerId(0)).unwrap();
+        let prefix = u128::from("2001:db8::".parse::<Ipv6Addr>().unwrap());
+        let id = nat64.add_subscriber(prefix, Tick(0)).unwrap();
+        assert_eq!(nat64.blocks.held(), 2);
+        for _ in 0..2 {
+            nat64.forget_if_idle(id, Tick(0));
+            assert_eq!(nat64.blocks.held(), 0);
+            nat64.check_invariants();
         }
     }
 }

@@ -16,7 +16,8 @@ pub struct Subscriber {
     pub prefix: u128,
     /// Its pool address, from its first block on: paired pooling (RFC 6888 REQ-2).
     pub slot: Option<Slot>,
-    /// Its newest block, 0 for none; the others follow.
+    /// Its first block by calculation, else its newest, 0 for none; the others follow, those by
+    /// calculation first.
     pub first_block: BlockId,
     /// Blocks it holds, those that it has by calculation not counted.
     pub block_count: u16,

@@ -1,10 +1,12 @@
 //! Parts of tuples as sessions keep them, and what TCP's flags say of a session.
 
+use std::net::Ipv4Addr;
+
 use gate64_wire::addr::{Protocol, TransportAddr4};
 use gate64_wire::facts::{Ipv4Facts, Ipv6Facts, L4Kind, tcp_flag};
 
 use super::filtering;
-use super::prepare::PreparedV4;
+use super::table::{BibEntry, Session};
 
 /// ICMP queries have one identifier, which is the mapping's on the IPv4 side.
 #[inline]
@@ -17,11 +19,22 @@ pub(super) fn remote_port_v6(facts: &Ipv6Facts, mapping: &filtering::Mapping) ->
 
 /// The peer's port as sessions keep it: none for ICMP queries.
 #[inline]
-pub(super) fn remote_port_v4(one: &PreparedV4) -> u16 {
-    if one.protocol == Protocol::Icmp {
-        0
-    } else {
-        one.facts.l4.src_port
+pub(super) fn peer_port(protocol: Protocol, port: u16) -> u16 {
+    match protocol {
+        Protocol::Icmp => 0,
+        Protocol::Tcp | Protocol::Udp => port,
+    }
+}
+
+/// Z,z of a session as it is shown: ICMP queries have the mapping's identifier.
+pub(super) fn shown_peer(entry: &BibEntry, session: &Session) -> TransportAddr4 {
+    let port = match entry.protocol() {
+        Protocol::Icmp => entry.v4().port,
+        Protocol::Tcp | Protocol::Udp => session.remote_port,
+    };
+    TransportAddr4 {
+        ip: Ipv4Addr::from(session.remote),
+        port,
     }
 }
 

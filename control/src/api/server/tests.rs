@@ -77,6 +77,25 @@ fn filters_reach_the_workers() {
 }
 
 #[test]
+fn a_worker_that_takes_no_more_clearings_is_named() {
+    let running = Running::start("busy");
+    let query = Query {
+        v4: Some(fake::BUSY.to_string()),
+        ..Query::default()
+    };
+    let failure = running
+        .connect()
+        .post::<Cleared>("/v1/clear/sessions", &query)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        failure.contains("worker 1: 16 of these are under way"),
+        "{failure}"
+    );
+    assert!(failure.contains("try again"), "{failure}");
+}
+
+#[test]
 fn a_wrong_filter_says_what_is_accepted() {
     let running = Running::start("wrong");
     let mut api = running.connect();
