@@ -1,12 +1,12 @@
 //! Whether a valid configuration fits this machine: interfaces, CPUs, addresses.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use gate64_dataplane::config::AutoOnOff;
 use gate64_dataplane::io::xsk;
-use gate64_dns64::{StartError, TlsError};
+use gate64_dns64::StartError;
 
 use crate::config::problem::{Problem, Report, Severity};
 use crate::config::{Config, Located, Pool4Source, Workers};
@@ -109,16 +109,10 @@ fn check_dns64(config: &Config, report: &mut Report) {
         return;
     };
     let mut refuse = |wrong: &StartError| {
-        let key = key_of(wrong);
-        let text = wrong.to_string();
-        // Said where the report does not: the key comes first in it already.
-        let message = text
-            .strip_prefix(key)
-            .and_then(|rest| rest.strip_prefix(' '));
         report.push(Problem {
             severity: Severity::Error,
-            key: key.to_owned(),
-            message: message.unwrap_or(&text).to_owned(),
+            key: wrong.key().to_owned(),
+            message: wrong.to_string(),
             span: None,
             help: None,
         });
@@ -150,41 +144,15 @@ fn check_dns64(config: &Config, report: &mut Report) {
     }
 }
 
-/// The key whose value has to be changed.
-fn key_of(wrong: &StartError) -> &'static str {
-    match wrong {
-        StartError::InUse { .. }
-        | StartError::Listen { .. }
-        | StartError::NoListen
-        | StartError::Thread { .. } => "dns64.listen",
-        StartError::NoUpstream
-        | StartError::UpstreamIsSelf { .. }
-        | StartError::Recursion(_)
-        | StartError::Tls(TlsError::Name { .. } | TlsError::NameNeeded(_)) => "dns64.upstream",
-        StartError::Tls(TlsError::CaFile { .. } | TlsError::NoSystemCa(_)) => "dns64.upstream_ca",
-        StartError::NoPref64 => "nat64.pref64",
-        StartError::Pem { .. } => "dns64.tls",
-        StartError::CertificateKey { .. } => "dns64.tls.key",
-        StartError::CertificateName { .. } => "dns64.tls.name",
-        StartError::NotServed { .. } | StartError::TooManyClients => "dns64.client",
-        StartError::Name { .. } => "dns64.ignore_aaaa_names",
-        StartError::Tls(TlsError::Setup(_)) => "dns64",
-    }
-}
-
 /// An upstream at an address of this machine that a wildcard of ours listens on.
 fn upstream_here(dns64: &gate64_dns64::Config) -> Option<StartError> {
     let own: Vec<IpAddr> = own_addresses();
     dns64.upstream.iter().find_map(|upstream| {
-        let ip = upstream.addr.ip().to_canonical();
-        let takes = |listen: &&SocketAddr| {
-            let takes_family = listen.is_ipv6() || ip.is_ipv4();
-            listen.ip().is_unspecified() && listen.port() == upstream.addr.port() && takes_family
-        };
-        let listen = dns64.listeners(upstream.protocol).iter().find(takes)?;
-        own.contains(&ip).then(|| StartError::UpstreamIsSelf {
+        let listen = gate64_dns64::wildcard_listener(dns64, upstream)?;
+        let is_own = own.contains(&upstream.addr.ip().to_canonical());
+        is_own.then(|| StartError::UpstreamIsSelf {
             upstream: upstream.clone(),
-            listen: *listen,
+            listen,
         })
     })
 }
@@ -208,7 +176,7 @@ pub fn check_dns64_addresses(config: &Config, report: &mut Report) {
     for taken in gate64_dns64::Sockets::probe(dns64) {
         report.push(Problem {
             severity: Severity::Warning,
-            key: "dns64.listen".to_owned(),
+            key: taken.key().to_owned(),
             message: taken.to_string(),
             span: None,
             help: Some("no matter if it is a gate64 that runs with this file already".to_owned()),

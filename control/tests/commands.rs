@@ -273,7 +273,10 @@ fn check_names_what_dns64_cannot_work_with() {
         (
             "itself",
             "listen = [\"127.0.0.1:5391\"]\nupstream = [\"udp://127.0.0.1:5391\"]",
-            &["127.0.0.1:5391 is this server itself", "circle"],
+            &[
+                "dns64.upstream: udp://127.0.0.1:5391 is this server itself",
+                "circle",
+            ],
         ),
         (
             "itself, by a wildcard",

@@ -2,22 +2,12 @@
 //! were found and mended.
 #![allow(missing_docs)]
 
+#[path = "support/inputs.rs"]
+mod inputs;
 #[path = "../fuzz/fuzz_targets/work.rs"]
 mod work;
 
-use std::path::Path;
-
-fn every_input(target: &str, work: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/inputs");
-    let mut count = 0;
-    for file in std::fs::read_dir(folder.join(target)).unwrap() {
-        let path = file.unwrap().path();
-        println!("{}", path.display());
-        work(&std::fs::read(path).unwrap());
-        count += 1;
-    }
-    assert!(count >= 10, "only {count} inputs");
-}
+use inputs::every_input;
 
 #[test]
 fn v6_packets() {

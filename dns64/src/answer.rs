@@ -29,6 +29,11 @@ impl Question {
         }
     }
 
+    /// Whether an alias is what is asked for: its target is of no interest then.
+    pub fn asks_alias(&self) -> bool {
+        matches!(self.qtype, RecordType::CNAME | RecordType::ANY)
+    }
+
     /// The same question for another name.
     pub fn with_name(&self, name: LowerName) -> Question {
         Question {

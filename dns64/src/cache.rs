@@ -308,12 +308,11 @@ impl Lifecycle<Question, Arc<Entry>> for CountEvictions {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
+    use hickory_proto::rr::RData;
     use hickory_proto::rr::rdata::A;
-    use hickory_proto::rr::{LowerName, Name, RData};
 
     use super::*;
+    use crate::testing;
 
     const KEEP_STALE: Caching = Caching {
         prefetch: true,
@@ -321,18 +320,13 @@ mod tests {
     };
 
     fn question(name: &str) -> Question {
-        Question {
-            name: LowerName::new(&Name::from_str(name).unwrap()),
-            qtype: RecordType::A,
-            dnssec_ok: false,
-            checking_disabled: false,
-        }
+        testing::question(name, RecordType::A)
     }
 
     fn answer(name: &str, ttl: u32) -> Answer {
         let data = RData::A(A::new(192, 0, 2, 1));
         Answer {
-            answers: vec![Record::from_rdata(Name::from_str(name).unwrap(), ttl, data)],
+            answers: vec![Record::from_rdata(testing::name(name), ttl, data)],
             ..Answer::empty(ResponseCode::NoError)
         }
     }

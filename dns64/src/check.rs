@@ -8,6 +8,7 @@ use gate64_wire::rfc6052::Pref64;
 use hickory_proto::rr::{LowerName, Name};
 
 use crate::config::{Config, Protocol, Upstream};
+use crate::listen::serves_both;
 use crate::synthesis::Policy;
 use crate::tls;
 use crate::upstream::{TlsError, server_name};
@@ -42,17 +43,17 @@ pub enum StartError {
         source: io::Error,
     },
     /// No address to serve.
-    #[error("dns64.listen is empty: name at least one address, such as \"[::]:53\"")]
+    #[error("no address to serve: name at least one, such as \"[::]:53\"")]
     NoListen,
     /// No upstream.
-    #[error("dns64.upstream is empty: name at least one resolver, such as \"udp://192.0.2.53:53\"")]
+    #[error("no resolver to ask: name at least one, such as \"udp://192.0.2.53:53\"")]
     NoUpstream,
     /// No prefix.
-    #[error("nat64.pref64 is empty: DNS64 needs the translator's prefix")]
+    #[error("no prefix: DNS64 needs the translator's")]
     NoPref64,
     /// An upstream is this server.
     #[error(
-        "dns64.upstream {upstream} is this server itself (it listens on {listen}): questions \
+        "{upstream} is this server itself (it listens on {listen}): questions \
          would go round in a circle; name another resolver"
     )]
     UpstreamIsSelf {
@@ -96,7 +97,7 @@ pub enum StartError {
     },
     /// A prefix for some clients that is none of the translator's.
     #[error(
-        "dns64.client gives the prefix {pref64}, which NAT64 does not serve (nat64.pref64: {}): \
+        "clients are given the prefix {pref64}, which NAT64 does not serve (nat64.pref64: {}): \
          packets to it would go nowhere",
         joined(served)
     )]
@@ -107,7 +108,7 @@ pub enum StartError {
         served: Vec<Pref64>,
     },
     /// More client tables than there are numbers for.
-    #[error("dns64.client is given more than {CLIENT_POLICIES_MAX} times")]
+    #[error("given more than {CLIENT_POLICIES_MAX} times")]
     TooManyClients,
     /// The operating system has no thread to give.
     #[error("cannot serve DNS on {addr} over UDP: {source}")]
@@ -118,7 +119,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A name that is none.
-    #[error("dns64.ignore_aaaa_names holds {name:?}, which is not a domain name: {reason}")]
+    #[error("{name:?} is not a domain name: {reason}")]
     Name {
         /// As configured.
         name: String,
@@ -131,6 +132,31 @@ pub enum StartError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+impl StartError {
+    /// The key of the configuration that it is about, which the text does not repeat.
+    pub fn key(&self) -> &'static str {
+        match self {
+            StartError::InUse { protocol, .. } | StartError::Listen { protocol, .. } => {
+                match protocol {
+                    Protocol::Udp | Protocol::Tcp => "dns64.listen",
+                    Protocol::Tls | Protocol::Https => "dns64.tls.listen",
+                }
+            }
+            StartError::NoListen | StartError::Thread { .. } => "dns64.listen",
+            StartError::NoUpstream
+            | StartError::UpstreamIsSelf { .. }
+            | StartError::Recursion(_) => "dns64.upstream",
+            StartError::NoPref64 => "nat64.pref64",
+            StartError::Pem { .. } => "dns64.tls",
+            StartError::CertificateKey { .. } => "dns64.tls.key",
+            StartError::CertificateName { .. } => "dns64.tls.name",
+            StartError::NotServed { .. } | StartError::TooManyClients => "dns64.client",
+            StartError::Name { .. } => "dns64.ignore_aaaa_names",
+            StartError::Tls(error) => error.key(),
+        }
+    }
 }
 
 fn joined(prefixes: &[Pref64]) -> String {
@@ -168,11 +194,10 @@ pub(crate) fn checked(config: &Config) -> Result<Vec<Policy>, StartError> {
         return Err(StartError::NoPref64);
     }
     for upstream in &config.upstream {
-        let mut listeners = config.listeners(upstream.protocol).iter();
-        if let Some(listen) = listeners.find(|l| reaches(upstream.addr, **l)) {
+        if let Some(listen) = own_listener(config, upstream) {
             return Err(StartError::UpstreamIsSelf {
                 upstream: upstream.clone(),
-                listen: *listen,
+                listen,
             });
         }
         if upstream.protocol.is_encrypted() {
@@ -185,12 +210,27 @@ pub(crate) fn checked(config: &Config) -> Result<Vec<Policy>, StartError> {
     policies(config)
 }
 
-/// Whether a question sent to the upstream would arrive at the listening address.
-fn reaches(upstream: SocketAddr, listen: SocketAddr) -> bool {
-    let ip = upstream.ip().to_canonical();
-    upstream.port() == listen.port()
-        && (ip == listen.ip().to_canonical()
-            || listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+/// Where a question sent to the upstream would arrive, if that is here.
+fn own_listener(config: &Config, upstream: &Upstream) -> Option<SocketAddr> {
+    let ip = upstream.addr.ip().to_canonical();
+    let is_it = |l: &&SocketAddr| l.ip().to_canonical() == ip && l.port() == upstream.addr.port();
+    let named = config.listeners(upstream.protocol).iter().find(is_it);
+    let is_here = ip.is_loopback() || ip.is_unspecified();
+    named
+        .copied()
+        .or_else(|| wildcard_listener(config, upstream).filter(|_| is_here))
+}
+
+/// The wildcard address of this server at which a question to the upstream would arrive if its
+/// address is one of this machine's.
+pub fn wildcard_listener(config: &Config, upstream: &Upstream) -> Option<SocketAddr> {
+    let all = config.listeners(upstream.protocol);
+    let is_ipv4 = upstream.addr.ip().to_canonical().is_ipv4();
+    let takes = |listen: &&SocketAddr| {
+        let takes_family = listen.is_ipv4() == is_ipv4 || is_ipv4 && serves_both(**listen, all);
+        listen.ip().is_unspecified() && listen.port() == upstream.addr.port() && takes_family
+    };
+    all.iter().find(takes).copied()
 }
 
 /// The policy for everyone, then those of the client tables.
@@ -235,4 +275,37 @@ fn policy(config: &Config) -> Result<Policy, StartError> {
         ignore_aaaa_names: names.collect::<Result<_, StartError>>()?,
         on_failure: config.on_failure,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_this_server_where_its_family_is_served() {
+        for (listen, upstream, is_self) in [
+            (&["192.0.2.1:53"][..], "192.0.2.1:53", true),
+            (&["192.0.2.1:53"], "192.0.2.1:54", false),
+            (&["192.0.2.1:53"], "192.0.2.2:53", false),
+            (&["0.0.0.0:53"], "127.0.0.1:53", true),
+            (&["0.0.0.0:53"], "[::ffff:127.0.0.1]:53", true),
+            (&["0.0.0.0:53"], "[::1]:53", false),
+            (&["[::]:53"], "[::1]:53", true),
+            (&["[::]:53"], "127.0.0.1:53", true),
+            (&["[::]:53"], "127.0.0.1:54", false),
+            // IPv4 is served apart, elsewhere.
+            (&["[::]:53", "192.0.2.1:53"], "127.0.0.1:53", false),
+            (&["[::]:53", "192.0.2.1:54"], "127.0.0.1:53", true),
+            (&["[::]:53"], "192.0.2.1:53", false),
+        ] {
+            let config = Config {
+                listen: listen.iter().map(|addr| addr.parse().unwrap()).collect(),
+                upstream: vec![Upstream::plain(Protocol::Udp, upstream.parse().unwrap())],
+                pref64: vec![Pref64::WELL_KNOWN],
+                ..Config::default()
+            };
+            let found = matches!(check(&config), Err(StartError::UpstreamIsSelf { .. }));
+            assert_eq!(found, is_self, "{listen:?} {upstream}");
+        }
+    }
 }

@@ -191,6 +191,18 @@ pub struct Upstream {
     pub path: String,
 }
 
+impl Upstream {
+    /// One without a name or a path of its own.
+    pub const fn plain(protocol: Protocol, addr: SocketAddr) -> Upstream {
+        Upstream {
+            protocol,
+            addr,
+            name: String::new(),
+            path: String::new(),
+        }
+    }
+}
+
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}{}", self.protocol.name(), self.addr, self.path)?;

@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hickory_net::runtime::Time;
-use hickory_net::xfer;
+use hickory_net::{NetError, xfer};
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::serialize::binary::BinDecoder;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponseBuilder;
+use hickory_server::zone_handler::{MessageResponseBuilder, Queries};
 
 use crate::answer::{Answer, ExtendedError, ExtendedErrorCode, Question};
 use crate::client_limits::{Rate, RateLimit, Waiting, Waits};
 use crate::clock::Clock;
 use crate::config::{Limits, Protocol};
 use crate::metrics::{Outcome, QueryType};
+use crate::request::is_name_compressed;
 use crate::resolver::Kept;
 use crate::responder::{ClientQuestion, Responder};
 use crate::trace::Trace;
@@ -124,6 +126,12 @@ impl Handler {
         }
     }
 
+    /// Counts octets that are no request.
+    pub(crate) fn count_unreadable(&self, protocol: Protocol) {
+        let metrics = &self.kept.metrics;
+        metrics.count(protocol, QueryType::Other, Outcome::FormErr);
+    }
+
     fn overloaded(&self, request: &Request) -> Handled {
         let text = "too many clients are waiting";
         let answer = Answer::failure(ExtendedErrorCode::Other, text);
@@ -166,6 +174,10 @@ impl RequestHandler for Streams {
         request: &Request,
         mut handle: R,
     ) -> ResponseInfo {
+        if is_name_compressed(request.as_slice()) {
+            self.0.count_unreadable(protocol(request));
+            return without_question(request, handle).await;
+        }
         let handled = self.0.handle_admitted(request).await;
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &handled.edns {
@@ -179,14 +191,25 @@ impl RequestHandler for Streams {
             &[],
             &answer.additionals,
         );
-        match handle.send_response(response).await {
-            Ok(info) => info,
-            Err(error) => {
-                tracing::debug!(client = %request.src(), %error, "answer not sent");
-                not_sent(request)
-            }
-        }
+        sent(request, handle.send_response(response).await)
     }
+}
+
+/// FORMERR to a question that cannot be repeated.
+async fn without_question(request: &Request, mut handle: impl ResponseHandler) -> ResponseInfo {
+    let Ok(none) = Queries::read(&mut BinDecoder::new(&[]), 0) else {
+        return not_sent(request);
+    };
+    let builder = MessageResponseBuilder::new(&none, None);
+    let response = builder.error_msg(&request.metadata, ResponseCode::FormErr);
+    sent(request, handle.send_response(response).await)
+}
+
+fn sent(request: &Request, result: Result<ResponseInfo, NetError>) -> ResponseInfo {
+    result.unwrap_or_else(|error| {
+        tracing::debug!(client = %request.src(), %error, "answer not sent");
+        not_sent(request)
+    })
 }
 
 /// The question, or the answer to a request that is not looked up.
@@ -260,7 +283,7 @@ fn response_metadata(request: &Request, answer: &Answer) -> Metadata {
 }
 
 /// Says what this server takes (RFC 6891 section 6.2.3); no OPT record for a client that sent
-/// none (section 6.1.1).
+/// none (section 7).
 fn response_edns(request: &Request, answer: &Answer) -> Option<Edns> {
     let asked = request.edns.as_ref()?;
     let mut edns = Edns::new();

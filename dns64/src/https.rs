@@ -18,17 +18,20 @@ use rustls::ServerConfig;
 use rustls::crypto::ring::default_provider;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::encode;
 use crate::handler::{Handled, Handler};
 use crate::tls::Certificate;
+use crate::{config, encode, request};
 
 /// Connections to one address; a further one waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
 /// Questions under way on one connection.
 const STREAMS_MAX: u32 = 64;
+/// Octets of a request's header list, as RFC 9113 section 6.5.2 counts them. A question of any real
+/// length fits into a path; a longer list gets the status 431.
+const HEADERS_OCTETS_MAX: u32 = 16 << 10;
 /// The longest DNS message (RFC 1035 section 4.2.2).
 const MESSAGE_OCTETS_MAX: usize = u16::MAX as usize;
 /// How long to wait after a connection could not be taken: no file descriptor is free, say.
@@ -39,7 +42,7 @@ const DNS_MESSAGE: &str = "application/dns-message";
 pub(crate) struct Https {
     acceptor: TlsAcceptor,
     path: String,
-    /// A connection without a question ends after this.
+    /// A connection with no question under way ends after this.
     idle: Duration,
     handler: Arc<Handler>,
 }
@@ -82,7 +85,7 @@ impl Https {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no connection for DNS over HTTPS");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(_) = connections.join_next() => {}
@@ -96,7 +99,9 @@ impl Https {
             return;
         };
         let mut builder = server::Builder::new();
-        builder.max_concurrent_streams(STREAMS_MAX);
+        builder
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADERS_OCTETS_MAX);
         let Ok(Ok(mut connection)) =
             timeout(self.idle, builder.handshake::<_, Bytes>(stream)).await
         else {
@@ -104,10 +109,19 @@ impl Https {
         };
         // Ends with the connection: nobody is left to take the answers.
         let mut exchanges = JoinSet::new();
-        while let Ok(Some(Ok((request, respond)))) = timeout(self.idle, connection.accept()).await {
-            while exchanges.try_join_next().is_some() {}
-            let https = self.clone();
-            exchanges.spawn(async move { https.exchange(request, respond, client).await });
+        loop {
+            // `accept` also moves the octets of the exchanges that are under way.
+            tokio::select! {
+                accepted = connection.accept() => {
+                    let Some(Ok((request, respond))) = accepted else {
+                        return;
+                    };
+                    let https = self.clone();
+                    exchanges.spawn(async move { https.exchange(request, respond, client).await });
+                }
+                Some(_) = exchanges.join_next() => {}
+                () = sleep(self.idle), if exchanges.is_empty() => return,
+            }
         }
     }
 
@@ -129,8 +143,10 @@ impl Https {
     }
 
     async fn answer(&self, octets: Vec<u8>, client: SocketAddr) -> Result<Answered, StatusCode> {
-        let request = Request::from_bytes(octets, client, Protocol::Https)
-            .map_err(|_| StatusCode::BAD_REQUEST)?;
+        let Some(request) = request::read(octets, client, Protocol::Https) else {
+            self.handler.count_unreadable(config::Protocol::Https);
+            return Err(StatusCode::BAD_REQUEST);
+        };
         let handled = self.handler.handle_admitted(&request).await;
         let message = encode::whole_message(&request, &handled);
         Ok(Answered {

@@ -24,17 +24,20 @@ mod listen;
 pub mod local_names;
 pub mod metrics;
 mod neighbours;
+mod request;
 mod resolver;
 mod responder;
 mod scrub;
 pub mod server;
 pub mod synthesis;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod trace;
 mod upstream;
 
 pub use cache::CacheState;
-pub use check::{StartError, check};
+pub use check::{StartError, check, wildcard_listener};
 pub use clock::Clock;
 pub use config::{
     AskBoth, Caching, ClientPolicy, Config, Dnssec, Encrypted, Limits, Network, OnFailure,

@@ -136,8 +136,13 @@ fn bind_udp(addr: SocketAddr, all: &[SocketAddr], is_shared: bool) -> io::Result
 fn socket(addr: SocketAddr, kind: Type, all: &[SocketAddr]) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), kind, None)?;
     if addr.is_ipv6() {
-        let ipv4_apart = all.iter().any(|a| a.is_ipv4() && a.port() == addr.port());
-        socket.set_only_v6(ipv4_apart)?;
+        socket.set_only_v6(!serves_both(addr, all))?;
     }
     Ok(socket)
+}
+
+/// Whether an IPv6 address serves IPv4 as well, among all that are served.
+pub(crate) fn serves_both(addr: SocketAddr, all: &[SocketAddr]) -> bool {
+    let is_apart = all.iter().any(|a| a.is_ipv4() && a.port() == addr.port());
+    addr.is_ipv6() && !is_apart
 }

@@ -201,7 +201,7 @@ impl Resolver {
             Found::Fresh { answer, asks_again } => {
                 add(&metrics.cache_hits);
                 trace.step(|| format!("{question} is in the cache: {}", described(&answer)));
-                if asks_again && !self.is_under_way(question) && self.join(question).is_some() {
+                if asks_again && self.send_again(question) {
                     add(&metrics.prefetched);
                 }
                 return answer;
@@ -251,19 +251,26 @@ impl Resolver {
         }
     }
 
-    /// Whether an equal question is on its way.
-    fn is_under_way(&self, question: &Question) -> bool {
-        self.kept.questions().answers.contains_key(question)
+    /// Sends a question whose answer ends soon. Says whether it did: an equal one may be on its
+    /// way already, or no room for it.
+    fn send_again(self: &Arc<Self>, question: &Question) -> bool {
+        let mut questions = self.kept.questions();
+        !questions.answers.contains_key(question) && self.send(question, &mut questions).is_some()
     }
 
-    /// Joins an equal question on its way, or sends it, if the bounds let one more go. It runs
-    /// by itself, so that a client that goes away takes nobody's answer with it.
+    /// Joins an equal question on its way, or sends it.
     fn join(self: &Arc<Self>, question: &Question) -> Option<UnderWay> {
         let mut questions = self.kept.questions();
         if let Some(shared) = questions.answers.get(question) {
             add(&self.kept.metrics.merged);
             return Some(shared.clone());
         }
+        self.send(question, &mut questions)
+    }
+
+    /// Sends a question, if the bounds let one more go. It runs by itself, so that a client that
+    /// goes away takes nobody's answer with it.
+    fn send(self: &Arc<Self>, question: &Question, questions: &mut Questions) -> Option<UnderWay> {
         let permits = self.kept.upstream_permits.clone();
         let permit = permits.try_acquire_owned().ok()?;
         if !questions.admit(question, &self.limits) {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::local_names;
 use crate::metrics::Outcome;
 use crate::resolver::{Kept, Resolver, described};
-use crate::synthesis::{KEPT_BACK, Next, Policy};
+use crate::synthesis::{Mapping, Next, Policy};
 use crate::trace::Trace;
 
 /// The answering side of one configuration.
@@ -121,13 +121,16 @@ impl Responder {
                 self.resolver.look_up(&question, trace).await
             }
         };
-        let answer = policy.assemble(aaaa.as_ref(), a);
-        if !answer.has(RecordType::AAAA) {
-            let kept_back = answer.extended_errors.iter().any(|e| e.text == KEPT_BACK);
-            trace.step(|| match kept_back {
-                true => "its A records are not mapped (dns64.exclude_a, nat64.wkp_strict)".into(),
-                false => "no A record to synthesise from".into(),
-            });
+        let (answer, mapping) = policy.assemble(aaaa.as_ref(), a);
+        let why_not = match mapping {
+            Mapping::Synthesized => None,
+            Mapping::KeptBack => {
+                Some("its A records are not mapped (dns64.exclude_a, nat64.wkp_strict)")
+            }
+            Mapping::Nothing => Some("no A record to synthesise from"),
+        };
+        if let Some(why_not) = why_not {
+            trace.step(|| why_not.into());
             let outcome = outcome_of(&answer, RecordType::AAAA);
             return (answer, outcome);
         }

@@ -66,7 +66,7 @@ fn sections(answer: &mut Answer) -> [&mut Vec<Record>; 3] {
 fn chain(question: &Question, answers: &[Record]) -> Result<Vec<LowerName>, Unusable> {
     let mut chain = vec![question.name.clone()];
     // Who asks for the alias itself gets it, wherever it leads.
-    if matches!(question.qtype, RecordType::CNAME | RecordType::ANY) {
+    if question.asks_alias() {
         return Ok(chain);
     }
     while let Some(target) = alias(answers, &chain[chain.len() - 1]) {
@@ -137,11 +137,10 @@ fn target(record: &Record) -> Option<&Name> {
 /// The end of a chain that the upstream did not follow: an alias without the record behind it,
 /// and without a SOA record that says that there is none.
 pub(crate) fn dangling_target(question: &Question, answer: &Answer) -> Option<LowerName> {
-    let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
     let is_whole = answer.rcode != ResponseCode::NoError
         || answer.has(question.qtype)
         || answer.negative_ttl().is_some();
-    if asks_alias || is_whole {
+    if question.asks_alias() || is_whole {
         return None;
     }
     let chain = chain(question, &answer.answers).ok()?;
@@ -150,15 +149,10 @@ pub(crate) fn dangling_target(question: &Question, answer: &Answer) -> Option<Lo
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
     use hickory_proto::rr::rdata::{A, MX, NS};
 
     use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::from_str(text).unwrap()
-    }
+    use crate::testing::{self, name};
 
     fn record(owner: &str, data: RData) -> Record {
         Record::from_rdata(name(owner), 300, data)
@@ -177,12 +171,7 @@ mod tests {
     }
 
     fn question(qtype: RecordType) -> Question {
-        Question {
-            name: LowerName::new(&name("www.example.")),
-            qtype,
-            dnssec_ok: false,
-            checking_disabled: false,
-        }
+        testing::question("www.example.", qtype)
     }
 
     fn answers(records: Vec<Record>) -> Answer {

@@ -21,7 +21,7 @@ pub const TTL_WITHOUT_SOA_SECONDS: u32 = 600;
 pub const REVERSE_TTL_SECONDS: u32 = 600;
 
 /// Said with an answer whose A records must not be mapped (section 5.2).
-pub const KEPT_BACK: &str = "IPv4 addresses of this name are not translated";
+const KEPT_BACK: &str = "IPv4 addresses of this name are not translated";
 
 /// The part of the configuration that decides about synthesis.
 #[derive(Debug, Clone)]
@@ -49,6 +49,17 @@ pub enum Next {
     Answer(Answer),
     /// The A records have to be asked for; the AAAA answer, without what is excluded.
     AskA(Answer),
+}
+
+/// What the answer to the A question gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    /// Synthetic AAAA records.
+    Synthesized,
+    /// A records, none of which may be mapped.
+    KeptBack,
+    /// No A record.
+    Nothing,
 }
 
 impl Policy {
@@ -102,9 +113,9 @@ impl Policy {
 
     /// Section 5.4: the answer to the client from the answers to both questions. `aaaa` is
     /// missing if it was never asked for.
-    pub fn assemble(&self, aaaa: Option<&Answer>, a: Answer) -> Answer {
+    pub fn assemble(&self, aaaa: Option<&Answer>, a: Answer) -> (Answer, Mapping) {
         if a.rcode != ResponseCode::NoError {
-            return a;
+            return (a, Mapping::Nothing);
         }
         let limit = match aaaa {
             Some(aaaa) => aaaa.negative_ttl().unwrap_or(TTL_WITHOUT_SOA_SECONDS),
@@ -112,7 +123,11 @@ impl Policy {
         };
         let answers = self.answer_section(&a.answers, limit);
         let synthesized = answers.iter().any(|r| r.record_type() == RecordType::AAAA);
-        let is_kept_back = !synthesized && a.has(RecordType::A);
+        let mapping = match a.has(RecordType::A) {
+            _ if synthesized => Mapping::Synthesized,
+            true => Mapping::KeptBack,
+            false => Mapping::Nothing,
+        };
         let mut answer = match aaaa {
             // Section 5.4: nothing to map, so the client gets what its own question got.
             Some(aaaa) if !synthesized => aaaa.clone(),
@@ -124,11 +139,11 @@ impl Policy {
                 ..a
             },
         };
-        if is_kept_back {
+        if mapping == Mapping::KeptBack {
             let error = ExtendedError::new(ExtendedErrorCode::Other, KEPT_BACK);
             answer.extended_errors.push(error);
         }
-        answer
+        (answer, mapping)
     }
 
     /// Section 5.1.7, with the chain of CNAME and DNAME records of section 5.1.5 kept.

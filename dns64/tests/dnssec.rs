@@ -18,12 +18,7 @@ use hickory_proto::rr::{RData, Record, RecordType};
 async fn validating(tree: &Tree, upstream: SocketAddr) -> Bench {
     let anchor = tree.anchor.parse().unwrap();
     Bench::with(|config| {
-        config.upstream = vec![Upstream {
-            protocol: Protocol::Udp,
-            addr: upstream,
-            name: String::new(),
-            path: String::new(),
-        }];
+        config.upstream = vec![Upstream::plain(Protocol::Udp, upstream)];
         config.dnssec = Dnssec::Validate;
         config.trust_anchors = vec![anchor];
         config.timeouts = patient();

@@ -7,11 +7,22 @@ mod common;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use common::programs::Scratch;
 use common::*;
 use gate64_dns64::{Config, Encrypted, check};
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 const NAMES: &str = "DNS:dns.test";
 
@@ -87,6 +98,42 @@ async fn curl(certificate: &Path, addr: SocketAddr, path: &str, args: &[&str]) -
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A connection over TLS, with this protocol on top.
+async fn connect(certificate: &Path, addr: SocketAddr, alpn: &[u8]) -> TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    let own = CertificateDer::from_pem_file(certificate).unwrap();
+    roots.add(own).unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let name = ServerName::try_from("dns.test").unwrap();
+    let connector = TlsConnector::from(Arc::new(config));
+    connector.connect(name, stream).await.unwrap()
+}
+
+/// What comes back for a message over a stream, as octets; nothing if the other end closes.
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), octets: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(octets.len()).unwrap();
+    stream.write_all(&len.to_be_bytes()).await.unwrap();
+    stream.write_all(octets).await.unwrap();
+    stream.flush().await.unwrap();
+    let answer = async {
+        let Ok(len) = stream.read_u16().await else {
+            return Vec::new();
+        };
+        let mut octets = vec![0; usize::from(len)];
+        stream.read_exact(&mut octets).await.unwrap();
+        octets
+    };
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .expect("an answer, or an end")
+}
+
 /// RFC 8484 section 4.1.1's example: www.example.com, A.
 const EXAMPLE: &str = "/dns-query?dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQAB";
 
@@ -127,6 +174,108 @@ async fn https_speaks_http() {
     let said = curl(&certificate, https, "/dns-query", &post(&body)).await;
     // The answer may overtake the body, which curl then takes for none.
     assert!(said.is_empty() || said.contains("HTTP/2 413"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn https_takes_headers_and_bodies_of_a_bounded_size_and_no_responses() {
+    let directory = Scratch::new("bounds");
+    let (certificate, key) = directory.certificate("own", NAMES);
+    let settings = encrypted(&certificate, &key);
+    let https = settings.https_listen[0];
+    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    bench.upstream.has_a("www.example.com.", 300, "192.0.2.1");
+    let long = |octets: usize| format!("x-padding: {}", "x".repeat(octets));
+    // 16 KiB in all, and 32 octets on top of each field (RFC 9113 section 6.5.2).
+    for (headers, status) in [(14_000, 200), (17_000, 431), (60_000, 431)] {
+        let said = curl(&certificate, https, EXAMPLE, &["--header", &long(headers)]).await;
+        let wanted = format!("HTTP/2 {status}");
+        assert!(said.starts_with(&wanted), "{headers}: {said}");
+    }
+    // QR is set: a response, which is never answered.
+    let response = EXAMPLE.replace("dns=AAABAAAB", "dns=AACBAAAB");
+    let said = curl(&certificate, https, &response, &[]).await;
+    assert!(said.starts_with("HTTP/2 400"), "{said}");
+    assert_eq!(bench.upstream.asked().len(), 1);
+}
+
+/// A question whose name is a pointer into the header, the flags of which are others in the answer.
+const COMPRESSED: [u8; 18] = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 2, 0, 28, 0, 1];
+
+#[tokio::test]
+async fn rfc1035_section_4_1_4_a_compressed_question_is_not_repeated_over_any_transport() {
+    let directory = Scratch::new("compressed");
+    let (certificate, key) = directory.certificate("own", NAMES);
+    let settings = encrypted(&certificate, &key);
+    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
+    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let mut over_tcp = TcpStream::connect(bench.addr).await.unwrap();
+    let mut over_tls = connect(&certificate, tls, b"dot").await;
+    for octets in [
+        exchange_udp(bench.addr, &COMPRESSED).await,
+        exchange(&mut over_tcp, &COMPRESSED).await,
+        exchange(&mut over_tls, &COMPRESSED).await,
+    ] {
+        let response = Message::from_vec(&octets).unwrap();
+        assert_eq!(rcode(&response), ResponseCode::FormErr, "{response}");
+        assert!(response.queries.is_empty(), "{response}");
+    }
+    let text = data_encoding::BASE64URL_NOPAD.encode(&COMPRESSED);
+    let path = format!("/dns-query?dns={text}");
+    let said = curl(&certificate, https, &path, &[]).await;
+    assert!(said.starts_with("HTTP/2 400"), "{said}");
+    assert!(bench.upstream.asked().is_empty());
+    let counted: Vec<_> = bench.server.metrics().queries().collect();
+    let outcomes = counted
+        .iter()
+        .map(|(protocol, _, outcome, count)| (protocol.name(), outcome.name(), *count));
+    let formerr = ["udp", "tcp", "tls", "https"].map(|protocol| (protocol, "formerr", 1));
+    assert_eq!(outcomes.collect::<Vec<_>>(), formerr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_under_way_keeps_its_connection_and_an_idle_one_ends() {
+    let directory = Scratch::new("idle");
+    let (certificate, key) = directory.certificate("own", NAMES);
+    let settings = encrypted(&certificate, &key);
+    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
+    let bench = Bench::with(|config| {
+        config.encrypted = Some(settings);
+        config.timeouts.tcp_idle = Duration::from_secs(1);
+        config.timeouts.attempt = Duration::from_secs(4);
+        config.timeouts.query = Duration::from_secs(4);
+    })
+    .await;
+    let slow = Script {
+        answers: vec![a("www.example.com.", 300, A1)],
+        delay: Duration::from_millis(2500),
+        ..Script::default()
+    };
+    bench
+        .upstream
+        .on("www.example.com.", RecordType::A, slow.reply());
+    let asked = question("www.example.com.", RecordType::A, PLAIN);
+    let octets = asked.to_vec().unwrap();
+    let mut over_tcp = TcpStream::connect(bench.addr).await.unwrap();
+    let mut over_tls = connect(&certificate, tls, b"dot").await;
+    let (tcp, tls, https_said) = tokio::join!(
+        exchange(&mut over_tcp, &octets),
+        exchange(&mut over_tls, &octets),
+        curl(&certificate, https, EXAMPLE, &[])
+    );
+    for octets in [tcp, tls] {
+        let response = Message::from_vec(&octets).expect("an answer");
+        assert_eq!(response.answers.len(), 1, "{response}");
+    }
+    assert!(https_said.starts_with("HTTP/2 200"), "{https_said}");
+    // With nothing under way the server ends them.
+    let mut idle = connect(&certificate, https, b"h2").await;
+    for stream in [&mut over_tls, &mut idle] {
+        let mut rest = Vec::new();
+        let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(end.is_ok(), "it stays open");
+    }
+    let end = tokio::time::timeout(PATIENCE, over_tcp.read_u8()).await;
+    assert!(end.expect("it ends").is_err());
 }
 
 #[tokio::test]

@@ -15,16 +15,6 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use tokio::net::UdpSocket;
 
-const A1: &str = "192.0.2.1";
-
-fn one_a(owner: &str) -> Reply {
-    answer(vec![a(owner, 300, A1)])
-}
-
-fn rcode(message: &Message) -> ResponseCode {
-    message.metadata.response_code
-}
-
 /// Sockets and other files of this process.
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()

@@ -2,25 +2,15 @@
 //! new ones: changed queries, and answers of an upstream that says anything.
 #![allow(missing_docs, reason = "a test")]
 
+#[path = "../../dataplane/tests/support/inputs.rs"]
+mod inputs;
 #[path = "../fuzz/fuzz_targets/work.rs"]
 mod work;
 
-use std::path::Path;
+use inputs::every_input;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-fn every_input(target: &str, work: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/inputs");
-    let mut count = 0;
-    for file in std::fs::read_dir(folder.join(target)).unwrap() {
-        let path = file.unwrap().path();
-        println!("{}", path.display());
-        work(&std::fs::read(path).unwrap());
-        count += 1;
-    }
-    assert!(count >= 10, "only {count} inputs");
-}
 
 #[test]
 fn dns_queries() {

@@ -369,14 +369,14 @@ async fn wrong_configurations_are_refused_before_a_socket_is_made() {
     let start = |change: fn(&mut gate64_dns64::Config)| {
         let mut config = config(&upstream);
         change(&mut config);
-        Server::start(config, Arc::default())
-            .err()
-            .unwrap()
-            .to_string()
+        let error = Server::start(config, Arc::default()).err().unwrap();
+        let (key, text) = (error.key(), error.to_string());
+        assert!(!text.contains(key), "{key}: {text}");
+        format!("{key}: {text}")
     };
-    assert!(start(|c| c.upstream.clear()).contains("dns64.upstream is empty"));
-    assert!(start(|c| c.pref64.clear()).contains("nat64.pref64 is empty"));
-    assert!(start(|c| c.listen.clear()).contains("dns64.listen is empty"));
+    assert!(start(|c| c.upstream.clear()).contains("dns64.upstream: no resolver to ask"));
+    assert!(start(|c| c.pref64.clear()).contains("nat64.pref64: no prefix"));
+    assert!(start(|c| c.listen.clear()).contains("dns64.listen: no address to serve"));
     assert!(start(|c| c.upstream[0].addr = c.listen[0]).contains("is this server itself"));
     let wildcard = start(|c| {
         c.listen = vec!["[::]:5399".parse().unwrap()];

@@ -10,14 +10,8 @@ use std::time::Duration;
 use common::*;
 use futures_util::future::join_all;
 use gate64_dns64::{AskBoth, Protocol, TryResult, Upstream, UpstreamOrder};
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-
-const A1: &str = "192.0.2.1";
-
-fn one_a(owner: &str) -> Reply {
-    answer(vec![a(owner, 300, A1)])
-}
 
 fn late_a(owner: &str, delay: u64) -> Reply {
     Script {
@@ -30,16 +24,7 @@ fn late_a(owner: &str, delay: u64) -> Reply {
 
 /// An address where nothing listens.
 fn nowhere(protocol: Protocol) -> Upstream {
-    Upstream {
-        protocol,
-        addr: own_addr(),
-        name: String::new(),
-        path: String::new(),
-    }
-}
-
-fn rcode(message: &Message) -> ResponseCode {
-    message.metadata.response_code
+    Upstream::plain(protocol, own_addr())
 }
 
 fn tries(bench: &Bench, upstream: usize, result: TryResult) -> u64 {

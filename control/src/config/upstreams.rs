@@ -90,12 +90,7 @@ fn read_upstream(report: &mut Report, table: &mut Table<'_, '_>) -> (Vec<Upstrea
             span: table.span(),
             help: Some("write upstream = [\"udp://ADDRESS:53\"] with a resolver of yours".to_owned()),
         });
-        let documentation = Upstream {
-            protocol: Protocol::Udp,
-            addr: DOCUMENTATION_UPSTREAM,
-            name: String::new(),
-            path: String::new(),
-        };
+        let documentation = Upstream::plain(Protocol::Udp, DOCUMENTATION_UPSTREAM);
         return (vec![documentation], false);
     };
     refuse_empty(report, table, &list, accepted);

@@ -58,7 +58,7 @@ pub fn families(server: &Server) -> Vec<MetricFamily> {
         ),
         (
             "gate64_dns_upstream_queries_total",
-            "Questions sent to upstreams, tries included.",
+            "Questions sent to upstreams: tries, and again over TCP.",
             metrics.upstream_queries.load(Ordering::Relaxed),
         ),
         (

@@ -279,7 +279,7 @@ fn netlink_failure(error: NetlinkError) -> Failure {
 
 fn dns64_failure(error: gate64_dns64::StartError) -> Failure {
     use gate64_dns64::StartError;
-    let text = error.to_string();
+    let text = format!("{}: {error}", error.key());
     match error {
         StartError::Listen { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Failure::Privilege(text)

@@ -22,12 +22,7 @@ fn parse(text: &str) -> Vec<Upstream> {
     });
     servers
         .take(COUNT_MAX)
-        .map(|ip| Upstream {
-            protocol: Protocol::Udp,
-            addr: SocketAddr::new(ip, 53),
-            name: String::new(),
-            path: String::new(),
-        })
+        .map(|ip| Upstream::plain(Protocol::Udp, SocketAddr::new(ip, 53)))
         .collect()
 }
 

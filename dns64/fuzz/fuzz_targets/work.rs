@@ -76,12 +76,7 @@ impl Bench {
         let clock = Clock::manual();
         let config = Config {
             listen: vec![addr],
-            upstream: vec![Upstream {
-                protocol: Protocol::Udp,
-                addr: upstream_addr,
-                name: String::new(),
-                path: String::new(),
-            }],
+            upstream: vec![Upstream::plain(Protocol::Udp, upstream_addr)],
             pref64: vec!["64:ff9b::/96".parse().expect("a prefix")],
             wkp_strict: false,
             udp_threads: 1,

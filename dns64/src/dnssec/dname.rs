@@ -102,28 +102,20 @@ fn target(record: &Record) -> Result<Name, ProtoError> {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
-    use hickory_proto::rr::LowerName;
+    use hickory_proto::serialize::binary::BinEncodable;
 
     use super::*;
+    use crate::testing::{name, question};
 
     fn redirected(owner: &str, target: &str, asked: &str) -> Message {
-        let name = |text: &str| Name::from_str(text).unwrap();
-        let octets = hickory_proto::serialize::binary::BinEncodable::to_bytes(&name(target));
+        let octets = name(target).to_bytes();
         let data = RData::Unknown {
             code: RecordType::DNAME,
             rdata: NULL::with(octets.unwrap()),
         };
         let mut message = Message::query();
         message.answers = vec![Record::from_rdata(name(owner), 60, data)];
-        let question = Question {
-            name: LowerName::new(&name(asked)),
-            qtype: RecordType::A,
-            dnssec_ok: true,
-            checking_disabled: true,
-        };
-        with_alias(message, &question).unwrap()
+        with_alias(message, &question(asked, RecordType::A)).unwrap()
     }
 
     #[test]

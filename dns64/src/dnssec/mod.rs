@@ -336,8 +336,7 @@ impl DnsHandle for Source {
 
 /// What the name is an alias of, if that is all the answer says of it.
 fn alias(question: &Question, answer: &Answer) -> Option<LowerName> {
-    let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
-    if asks_alias || answer.has(question.qtype) {
+    if question.asks_alias() || answer.has(question.qtype) {
         return None;
     }
     let name: &Name = &question.name;

@@ -75,17 +75,12 @@ fn hashes(owner: &Name, nsec3: &NSEC3, zone: &Name, name: &Name) -> Option<(Vec<
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
     use hickory_proto::dnssec::Nsec3HashAlgorithm;
     use hickory_proto::rr::RecordType;
     use hickory_proto::rr::rdata::SOA;
 
     use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::from_str(text).unwrap()
-    }
+    use crate::testing::name;
 
     /// RFC 5155 appendix A: 12 iterations, the salt aabbccdd.
     fn record(owner: &str, next: &str, opt_out: bool, iterations: u16) -> Record {

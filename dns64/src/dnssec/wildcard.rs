@@ -128,13 +128,8 @@ fn covers(owner: &Name, nsec: &NSEC, name: &Name) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::str::FromStr;
-
     use super::*;
-
-    fn name(text: &str) -> Name {
-        Name::from_str(text).unwrap()
-    }
+    use crate::testing::name;
 
     fn message(owner: &str, next: &str, types: &[RecordType]) -> Message {
         let nsec = NSEC::new(name(next), types.iter().copied());

@@ -16,7 +16,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hickory_net::xfer;
-use hickory_server::server::Request;
 use tokio::runtime::Handle as Runtime;
 
 use crate::client_limits::Rate;
@@ -24,6 +23,7 @@ use crate::config::Protocol;
 use crate::encode;
 use crate::handler::Handler;
 use crate::metrics::{Counts, Outcome, QueryType};
+use crate::request;
 use datagrams::{Datagrams, ReturnPath};
 use query::{Query, Read};
 use refusal::Refusal;
@@ -306,11 +306,8 @@ struct General {
 
 impl General {
     async fn answer(self) {
-        if query::is_name_compressed(&self.octets) {
-            return self.refuse();
-        }
         let octets = self.octets.clone();
-        let Ok(request) = Request::from_bytes(octets, self.client, xfer::Protocol::Udp) else {
+        let Some(request) = request::read(octets, self.client, xfer::Protocol::Udp) else {
             return self.refuse();
         };
         let handled = self.handler.handle(&request).await;
@@ -346,8 +343,7 @@ impl General {
             0 => refusal::FORMERR,
             _ => refusal::NOTIMP,
         };
-        let metrics = &self.handler.kept.metrics;
-        metrics.count(Protocol::Udp, QueryType::Other, Outcome::FormErr);
+        self.handler.count_unreadable(Protocol::Udp);
         let mut out = [0; datagrams::ANSWER_OCTETS_MAX];
         if let Some(len) = refusal.write(&self.octets, None, &mut out)
             && let Err(error) = self.path.send(&self.socket, &out[..len])

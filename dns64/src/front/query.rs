@@ -2,13 +2,13 @@
 
 use hickory_proto::rr::RecordType;
 
+pub(super) use crate::request::HEADER;
+
 /// The longest name on the wire (RFC 1035 section 2.3.4).
 const NAME_OCTETS_MAX: usize = 255;
 /// Flags, client class, type and class go before the name.
 const KEY_HEAD: usize = 6;
 const KEY_OCTETS_MAX: usize = KEY_HEAD + NAME_OCTETS_MAX;
-/// Octets of the header (RFC 1035 section 4.1.1).
-pub(super) const HEADER: usize = 12;
 /// The least UDP payload size that counts (RFC 6891 section 6.2.3).
 pub(super) const UDP_PAYLOAD_MIN: u16 = 512;
 
@@ -128,20 +128,6 @@ fn name_end(octets: &[u8]) -> Option<usize> {
             return Some(at);
         }
     }
-}
-
-/// Whether the name asked for has a pointer (RFC 1035 section 4.1.4). Nothing but the header is
-/// before it to point to, whose bits are others in the answer, which repeats the question.
-pub(super) fn is_name_compressed(octets: &[u8]) -> bool {
-    let mut at = HEADER;
-    while let Some(&len) = octets.get(at) {
-        match len {
-            0 => return false,
-            0xc0.. => return true,
-            _ => at += 1 + usize::from(len),
-        }
-    }
-    false
 }
 
 /// The payload size and the flags of an OPT record of version 0 (RFC 6891 section 6.1) that

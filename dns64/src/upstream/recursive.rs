@@ -101,8 +101,7 @@ impl Recursion {
             Err(RecursorError::Negative(negative)) => absence(negative),
             resolved => return Ok(Answer::from_message(resolved?)),
         };
-        let asks_alias = matches!(question.qtype, RecordType::CNAME | RecordType::ANY);
-        if asks_alias || is_denial_of(question, &negative) {
+        if question.asks_alias() || is_denial_of(question, &negative) {
             return Ok(negative);
         }
         match self.resolve(&question.with_type(RecordType::CNAME)).await {

@@ -14,7 +14,7 @@ use crate::config::{Config, Protocol, Upstream};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TlsError {
     /// The file of `upstream_ca`.
-    #[error("dns64.upstream_ca {path}: {reason}; it takes certificates in PEM form", path = path.display())]
+    #[error("{path}: {reason}; it takes certificates in PEM form", path = path.display())]
     CaFile {
         /// As configured.
         path: PathBuf,
@@ -41,6 +41,19 @@ pub enum TlsError {
     /// rustls refuses the protocol versions; never with its defaults.
     #[error("TLS cannot be set up: {0}")]
     Setup(String),
+}
+
+impl TlsError {
+    /// The key of the configuration that it is about, which the text does not repeat.
+    pub fn key(&self) -> &'static str {
+        match self {
+            TlsError::CaFile { .. } => "dns64.upstream_ca",
+            TlsError::NoSystemCa(_)
+            | TlsError::Name { .. }
+            | TlsError::NameNeeded(_)
+            | TlsError::Setup(_) => "dns64.upstream",
+        }
+    }
 }
 
 /// Whether any upstream is encrypted.
@@ -117,10 +130,8 @@ mod tests {
     #[test]
     fn certificates_are_named_by_host_or_by_address() {
         let upstream = |protocol, addr: &str, name: &str| Upstream {
-            protocol,
-            addr: addr.parse().unwrap(),
             name: name.into(),
-            path: String::new(),
+            ..Upstream::plain(protocol, addr.parse().unwrap())
         };
         let name = |u: &Upstream| server_name(u).map(|n| n.to_str().into_owned());
         let named = upstream(Protocol::Tls, "192.0.2.53:853", "dns.example");

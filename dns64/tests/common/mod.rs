@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::Duration;
 
 use gate64_dns64::{Clock, Config, Protocol, Server, Timeouts};
-use hickory_proto::op::{Edns, Message, MessageType, Query};
+use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -173,6 +173,10 @@ impl Bench {
     pub async fn aaaa(&self, owner: &str) -> Vec<(String, u32)> {
         addresses(&self.ask(owner, RecordType::AAAA).await)
     }
+}
+
+pub fn rcode(message: &Message) -> ResponseCode {
+    message.metadata.response_code
 }
 
 pub async fn exchange_udp(server: SocketAddr, octets: &[u8]) -> Vec<u8> {

@@ -62,6 +62,14 @@ pub fn answer(answers: Vec<Record>) -> Reply {
     .reply()
 }
 
+/// The address of names that have one and for which any will do.
+pub const A1: &str = "192.0.2.1";
+
+/// One A record, [`A1`].
+pub fn one_a(owner: &str) -> Reply {
+    answer(vec![a(owner, 300, A1)])
+}
+
 /// NOERROR without records, with a SOA record of this negative TTL.
 pub fn nodata(zone: &str, ttl: u32) -> Reply {
     Script {
@@ -201,12 +209,7 @@ impl ScriptedUpstream {
     }
 
     pub fn upstream(&self, protocol: Protocol) -> Upstream {
-        Upstream {
-            protocol,
-            addr: self.addr,
-            name: String::new(),
-            path: String::new(),
-        }
+        Upstream::plain(protocol, self.addr)
     }
 }
 

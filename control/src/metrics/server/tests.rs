@@ -50,12 +50,10 @@ fn app(state: Arc<State>) -> Shared<App> {
 fn dns64() -> Arc<gate64_dns64::Server> {
     let config = gate64_dns64::Config {
         listen: vec!["[::1]:0".parse().unwrap()],
-        upstream: vec![gate64_dns64::Upstream {
-            protocol: gate64_dns64::Protocol::Udp,
-            addr: "[::1]:9".parse().unwrap(),
-            name: String::new(),
-            path: String::new(),
-        }],
+        upstream: vec![gate64_dns64::Upstream::plain(
+            gate64_dns64::Protocol::Udp,
+            "[::1]:9".parse().unwrap(),
+        )],
         pref64: vec![gate64_wire::rfc6052::Pref64::WELL_KNOWN],
         ..gate64_dns64::Config::default()
     };
