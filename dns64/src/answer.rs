@@ -96,7 +96,7 @@ impl Answer {
         let mut answer = Answer {
             rcode: message.metadata.response_code,
             authentic: message.metadata.authentic_data,
-            extended_errors: extended_errors.collect(),
+            extended_errors: extended_errors.take(EXTENDED_ERRORS_MAX).collect(),
             answers: message.answers,
             authorities: message.authorities,
             additionals: message.additionals,
@@ -128,13 +128,14 @@ impl Answer {
         )
     }
 
-    /// Whether the upstream said that validation failed (RFC 8914 codes 5 to 12).
+    /// Whether the upstream said that validation failed: RFC 8914 codes 5 to 12, and 25 and 27 of
+    /// its registry.
     pub fn is_bogus(&self) -> bool {
         self.rcode == ResponseCode::ServFail
             && self
                 .extended_errors
                 .iter()
-                .any(|e| (5..=12).contains(&e.code))
+                .any(|e| matches!(e.code, 5..=12 | 25 | 27))
     }
 
     /// Whether it is the failure of reaching anybody.
@@ -155,7 +156,9 @@ impl Answer {
     /// How long the answer to this question may be kept, in seconds: zero means not at all.
     pub fn ttl(&self, qtype: RecordType) -> u32 {
         let positive = self.answers.iter().map(|r| r.ttl).min();
-        if self.has(qtype) || qtype == RecordType::ANY && positive.is_some() {
+        // Too long an alias stays too long while its DNAME record is there.
+        let is_whole = qtype == RecordType::ANY || self.rcode == ResponseCode::YXDomain;
+        if self.has(qtype) || is_whole && positive.is_some() {
             return positive.unwrap_or(0);
         }
         // RFC 2308 section 5: without a SOA record an absence is not kept.
@@ -179,6 +182,7 @@ impl Answer {
         self.authorities.retain(is_denial);
         self.authorities.extend(next.authorities);
         self.extended_errors.extend(next.extended_errors);
+        self.extended_errors.truncate(EXTENDED_ERRORS_MAX);
         Answer {
             rcode: next.rcode,
             authentic: self.authentic && next.authentic,
@@ -274,6 +278,11 @@ pub enum ExtendedErrorCode {
 
 /// The EDNS option code of extended errors.
 const EXTENDED_ERROR_OPTION: u16 = 15;
+/// Extended errors of an upstream's that are passed on.
+const EXTENDED_ERRORS_MAX: usize = 4;
+/// Characters of each one's text: a longer one would make answers too long for a datagram
+/// (RFC 8914 section 2).
+const EXTRA_TEXT_MAX: usize = 96;
 
 impl ExtendedError {
     /// A code with its text.
@@ -295,12 +304,59 @@ impl ExtendedError {
         match option {
             EdnsOption::Unknown(EXTENDED_ERROR_OPTION, data) => {
                 let (code, text) = data.split_first_chunk::<2>()?;
+                // A NUL may end it, and what controls a terminal has no place in it.
+                let text = String::from_utf8_lossy(text);
+                let plain = text.chars().filter(|c| !c.is_control());
                 Some(ExtendedError {
                     code: u16::from_be_bytes(*code),
-                    text: String::from_utf8_lossy(text).into_owned(),
+                    text: plain.take(EXTRA_TEXT_MAX).collect(),
                 })
             }
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc8914_section_2_an_upstreams_text_is_short_and_plain() {
+        let option = |text: &[u8]| {
+            let octets = [&[0, 6], text].concat();
+            EdnsOption::Unknown(EXTENDED_ERROR_OPTION, octets)
+        };
+        for (given, kept) in [
+            (&b"no key"[..], "no key"),
+            (b"no key\0", "no key"),
+            (b"\x1b[2Jno\r\nkey", "[2Jnokey"),
+            (b"", ""),
+            (&[b'x'; 5000], &"x".repeat(EXTRA_TEXT_MAX)),
+        ] {
+            let error = ExtendedError::from_option(&option(given)).unwrap();
+            assert_eq!((error.code, error.text.as_str()), (6, kept));
+        }
+        let broken = EdnsOption::Unknown(EXTENDED_ERROR_OPTION, vec![0]);
+        assert_eq!(ExtendedError::from_option(&broken), None);
+    }
+
+    #[test]
+    fn failed_validation_has_many_codes() {
+        for (code, is_bogus) in [
+            (4, false),
+            (5, true),
+            (12, true),
+            (13, false),
+            (25, true),
+            (27, true),
+        ] {
+            let mut answer = Answer::empty(ResponseCode::ServFail);
+            answer.extended_errors = vec![ExtendedError {
+                code,
+                text: String::new(),
+            }];
+            assert_eq!(answer.is_bogus(), is_bogus, "{code}");
         }
     }
 }

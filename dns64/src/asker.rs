@@ -27,6 +27,8 @@ pub(crate) struct Asker {
     limits: Limits,
     clock: Clock,
     kept: Arc<Kept>,
+    /// The configuration that it asks for.
+    trust: u32,
     under_way: Mutex<HashMap<Question, UnderWay>>,
 }
 
@@ -47,6 +49,7 @@ impl Asker {
         pool: Pool,
         kept: Arc<Kept>,
         clock: Clock,
+        trust: u32,
     ) -> Result<Asker, String> {
         let recursion = match &config.recursive {
             Some(recursive) => Some(Recursion::new(config, recursive)?),
@@ -58,8 +61,14 @@ impl Asker {
             limits: config.limits,
             clock,
             kept,
+            trust,
             under_way: Mutex::default(),
         })
+    }
+
+    /// Which configuration it asks for.
+    pub(crate) fn trust(&self) -> u32 {
+        self.trust
     }
 
     /// Who is asked, in words.
@@ -130,16 +139,11 @@ impl Asker {
         let asker = self.clone();
         let asked = question.clone();
         let future = async move {
-            let Asked {
-                answer,
-                is_unreachable,
-            } = asker.ask(&asked).await;
-            asker
-                .kept
-                .keep(&asked, &answer, is_unreachable, &asker.limits);
+            let found = asker.ask(&asked).await;
+            asker.kept.keep(&asked, &found, &asker.limits, asker.trust);
             let mut under_way = asker.under_way.lock().unwrap_or_else(|e| e.into_inner());
             under_way.remove(&asked);
-            Arc::new(answer)
+            Arc::new(found.answer)
         };
         let shared = future.boxed().shared();
         under_way.insert(question.clone(), shared.clone());

@@ -185,6 +185,11 @@ impl Cache {
         self.entries.insert(question.clone(), Arc::new(entry));
     }
 
+    /// Forgets the answer.
+    pub(crate) fn remove(&self, question: &Question) {
+        self.entries.remove(question);
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&self) {
         self.entries.clear();

@@ -38,7 +38,8 @@ pub fn answer(policy: &Policy, question: &Question, synthesize: bool) -> Option<
         return Some(absent(zone, ResponseCode::NXDomain));
     }
     let data: Vec<(RData, u32)> = match question.qtype {
-        RecordType::A if *zone == ipv4only => WELL_KNOWN_ADDRESSES
+        // RFC 8482 section 4.1: some of the records there are do for ANY.
+        RecordType::A | RecordType::ANY if *zone == ipv4only => WELL_KNOWN_ADDRESSES
             .map(|ip| (RData::A(A(ip)), TTL_SECONDS))
             .to_vec(),
         RecordType::AAAA if *zone == ipv4only && synthesize => {
@@ -49,7 +50,7 @@ pub fn answer(policy: &Policy, question: &Question, synthesize: bool) -> Option<
             ips.map(|ip| (RData::AAAA(AAAA(ip)), SYNTHETIC_TTL_SECONDS))
                 .collect()
         }
-        RecordType::PTR if *zone != ipv4only => {
+        RecordType::PTR | RecordType::ANY if *zone != ipv4only => {
             vec![(RData::PTR(PTR(ipv4only.clone())), TTL_SECONDS)]
         }
         RecordType::SOA => vec![(RData::SOA(soa(zone)), TTL_SECONDS)],

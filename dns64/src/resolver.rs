@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,13 +23,14 @@ use crate::trace::Trace;
 /// How long a client waits for a fresh answer if there is an old one (RFC 8767 section 5).
 const STALE_WAIT: Duration = Duration::from_millis(1800);
 
-/// What outlives a reload: the cache, the questions on their way, the counters.
+/// What outlives a reload: the cache, the room at the upstreams, the counters.
 pub(crate) struct Kept {
     pub(crate) cache: Cache,
     pub(crate) metrics: Arc<Metrics>,
     /// Whether the translator takes traffic.
     pub(crate) ready: Arc<AtomicBool>,
-    under_way: Mutex<Questions>,
+    /// Counts changes of who is asked and trusted: what was asked for before one is not kept.
+    trust: AtomicU32,
     upstream_permits: Arc<Semaphore>,
 }
 
@@ -53,30 +54,37 @@ impl Kept {
             cache,
             metrics: Arc::default(),
             ready,
-            under_way: Mutex::default(),
+            trust: AtomicU32::new(0),
             upstream_permits: Arc::new(Semaphore::new(limits.upstream_in_flight_max)),
         }
     }
 
-    /// Keeps the answer, or the failure, in the cache.
-    pub(crate) fn keep(
-        &self,
-        question: &Question,
-        answer: &Answer,
-        is_unreachable: bool,
-        limits: &Limits,
-    ) {
-        match answer.is_success() {
-            true => self.cache.insert(question, answer, limits),
-            false => {
-                let cache = &self.cache;
-                cache.insert_failure(question, answer, is_unreachable, limits);
-            }
-        }
+    /// Which configuration is trusted now.
+    pub(crate) fn trust(&self) -> u32 {
+        self.trust.load(Ordering::SeqCst)
     }
 
-    fn questions(&self) -> MutexGuard<'_, Questions> {
-        self.under_way.lock().unwrap_or_else(|e| e.into_inner())
+    /// Trusts another configuration and forgets what those before it said.
+    pub(crate) fn trust_anew(&self, trust: u32) {
+        self.trust.store(trust, Ordering::SeqCst);
+        self.cache.clear();
+    }
+
+    /// Keeps the answer, or the failure, in the cache, unless whoever gave it is trusted no more.
+    pub(crate) fn keep(&self, question: &Question, asked: &Asked, limits: &Limits, trust: u32) {
+        let Asked {
+            answer,
+            is_unreachable,
+        } = asked;
+        let cache = &self.cache;
+        match answer.is_success() {
+            true => cache.insert(question, answer, limits),
+            false => cache.insert_failure(question, answer, *is_unreachable, limits),
+        }
+        // Behind the insertion, since the cache may have been cleared right before it.
+        if self.trust() != trust {
+            cache.remove(question);
+        }
     }
 }
 
@@ -118,6 +126,7 @@ pub(crate) struct Resolver {
     limits: Limits,
     asker: Arc<Asker>,
     validator: Option<Validator>,
+    under_way: Mutex<Questions>,
     kept: Arc<Kept>,
 }
 
@@ -134,8 +143,13 @@ impl Resolver {
             limits: config.limits,
             asker,
             validator,
+            under_way: Mutex::default(),
             kept,
         }
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.under_way.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Who asks the upstreams.
@@ -254,13 +268,13 @@ impl Resolver {
     /// Sends a question whose answer ends soon. Says whether it did: an equal one may be on its
     /// way already, or no room for it.
     fn send_again(self: &Arc<Self>, question: &Question) -> bool {
-        let mut questions = self.kept.questions();
+        let mut questions = self.questions();
         !questions.answers.contains_key(question) && self.send(question, &mut questions).is_some()
     }
 
     /// Joins an equal question on its way, or sends it.
     fn join(self: &Arc<Self>, question: &Question) -> Option<UnderWay> {
-        let mut questions = self.kept.questions();
+        let mut questions = self.questions();
         if let Some(shared) = questions.answers.get(question) {
             add(&self.kept.metrics.merged);
             return Some(shared.clone());
@@ -280,7 +294,7 @@ impl Resolver {
         let asked = question.clone();
         let future = async move {
             let answer = Arc::new(resolver.fetch(&asked).await);
-            resolver.kept.questions().remove(&asked);
+            resolver.questions().remove(&asked);
             drop(permit);
             answer
         };
@@ -301,13 +315,9 @@ impl Resolver {
         if self.validator.is_some() && question.checking_disabled {
             asked.answer.authentic = false;
         }
-        let Asked {
-            answer,
-            is_unreachable,
-        } = asked;
-        self.kept
-            .keep(question, &answer, is_unreachable, &self.limits);
-        answer
+        let trust = self.asker.trust();
+        self.kept.keep(question, &asked, &self.limits, trust);
+        asked.answer
     }
 }
 

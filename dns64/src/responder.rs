@@ -69,13 +69,15 @@ impl Responder {
         let synthesize = served && !validates;
         if let Some(answer) = local_names::answer(policy, &question, synthesize) {
             trace.step(|| format!("{} is answered here (RFC 8880)", question.name));
-            return (answer, Outcome::Local);
+            let outcome = outcome_here(&answer);
+            return (answer, outcome);
         }
         if question.qtype == RecordType::PTR
             && let Some(target) = policy.reverse_target(&question.name)
         {
             let answer = self.reverse(policy, &question, target, trace).await;
-            return (answer, Outcome::Local);
+            let outcome = outcome_here(&answer);
+            return (answer, outcome);
         }
         if question.qtype != RecordType::AAAA || !synthesize {
             if question.qtype == RecordType::AAAA {
@@ -171,6 +173,15 @@ fn no_synthesis(answer: &Answer) -> String {
         ResponseCode::NoError => "it has AAAA records of its own: no synthesis".to_owned(),
         ResponseCode::NXDomain => "the name does not exist: no synthesis".to_owned(),
         _ => format!("no synthesis: {}", described(answer)),
+    }
+}
+
+/// As [`outcome_of`], for what is answered here.
+fn outcome_here(answer: &Answer) -> Outcome {
+    match answer.rcode {
+        ResponseCode::NoError => Outcome::Local,
+        ResponseCode::NXDomain => Outcome::NxDomain,
+        _ => Outcome::ServFail,
     }
 }
 

@@ -117,7 +117,14 @@ impl Server {
         let cache = Cache::new(&config.limits, clock.clone());
         let kept = Arc::new(Kept::new(cache, &config.limits, ready));
         let neighbours = Arc::new(Neighbours::private());
-        let responder = responder(&config, policies, &neighbours, &kept, &clock, None)?;
+        let made = Made {
+            kept: &kept,
+            clock: &clock,
+            neighbours: &neighbours,
+            before: None,
+            trust: kept.trust(),
+        };
+        let responder = responder(&config, policies, made)?;
         let handler = Handler::new(responder, kept, clock, &config.limits);
         let server = Server {
             handler: Arc::new(handler),
@@ -142,15 +149,23 @@ impl Server {
     /// As [`Server::start`]; the old configuration stays then.
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let policies = checked(&config)?;
+        let mut current = self.config.lock().unwrap_or_else(|e| e.into_inner());
+        let is_trusted_otherwise =
+            current.dnssec != config.dnssec || current.trust_anchors != config.trust_anchors;
+        let is_asked_otherwise =
+            current.upstream != config.upstream || current.recursive != config.recursive;
+        let is_other = is_asked_otherwise || is_trusted_otherwise;
+        let kept = &self.handler.kept;
+        let trust = kept.trust().wrapping_add(u32::from(is_other));
         let before = self.handler.responder.load_full();
-        let responder = responder(
-            &config,
-            policies,
-            &self.neighbours,
-            &self.handler.kept,
-            &self.handler.clock,
-            Some(before.resolver.asker().pool()),
-        )?;
+        let made = Made {
+            kept,
+            clock: &self.handler.clock,
+            neighbours: &self.neighbours,
+            before: Some(before.resolver.asker().pool()),
+            trust,
+        };
+        let responder = responder(&config, policies, made)?;
         if let (Some(now), Some(encrypted)) = (&*self.encrypted(), &config.encrypted) {
             now.certificate.reload(encrypted)?;
         }
@@ -166,13 +181,8 @@ impl Server {
             }
             stays
         });
-        let mut current = self.config.lock().unwrap_or_else(|e| e.into_inner());
-        let is_trusted_otherwise =
-            current.dnssec != config.dnssec || current.trust_anchors != config.trust_anchors;
-        let is_asked_otherwise =
-            current.upstream != config.upstream || current.recursive != config.recursive;
-        if is_asked_otherwise || is_trusted_otherwise {
-            self.handler.kept.cache.clear();
+        if is_other {
+            kept.trust_anew(trust);
         }
         self.handler.replace(responder);
         *current = config;
@@ -320,17 +330,32 @@ impl Server {
     }
 }
 
+/// What a responder is made of beside its configuration.
+struct Made<'a> {
+    kept: &'a Arc<Kept>,
+    clock: &'a Clock,
+    neighbours: &'a Arc<Neighbours>,
+    /// The upstreams of the configuration before.
+    before: Option<&'a Pool>,
+    /// Counts configurations that trust others.
+    trust: u32,
+}
+
 fn responder(
     config: &Config,
     policies: Vec<Policy>,
-    neighbours: &Arc<Neighbours>,
-    kept: &Arc<Kept>,
-    clock: &Clock,
-    before: Option<&Pool>,
+    made: Made<'_>,
 ) -> Result<Responder, StartError> {
+    let Made {
+        kept,
+        clock,
+        neighbours,
+        before,
+        trust,
+    } = made;
     refresh(neighbours);
     let pool = Pool::new(config, clock.clone(), before)?;
-    let asker = Asker::new(config, pool, kept.clone(), clock.clone());
+    let asker = Asker::new(config, pool, kept.clone(), clock.clone(), trust);
     let asker = asker.map_err(StartError::Recursion)?;
     let resolver = Arc::new(Resolver::new(config, asker, kept.clone()));
     let clients = Clients::new(config, neighbours.clone());

@@ -65,6 +65,35 @@ async fn rfc8880_section_7_1_other_types_are_empty_and_names_below_do_not_exist(
 }
 
 #[tokio::test]
+async fn rfc8482_section_4_1_any_gets_some_record() {
+    let bench = Bench::start().await;
+    let response = bench.ask("ipv4only.arpa.", RecordType::ANY).await;
+    assert_eq!(types(&response.answers), [RecordType::A; 2]);
+    let reverse = "170.0.0.192.in-addr.arpa.";
+    let response = bench.ask(reverse, RecordType::ANY).await;
+    assert_eq!(types(&response.answers), [RecordType::PTR]);
+}
+
+#[tokio::test]
+async fn local_names_are_counted_by_what_they_came_to() {
+    let bench = Bench::start().await;
+    bench.ask("ipv4only.arpa.", RecordType::A).await;
+    bench.ask("www.ipv4only.arpa.", RecordType::A).await;
+    let reverse = "1.2.2.0.0.0.0.c.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.b.9.f.f.4.6.0.0.ip6.arpa.";
+    let response = bench.ask(reverse, RecordType::PTR).await;
+    assert_eq!(rcode(&response), ResponseCode::NXDomain);
+    let counted = bench.server.metrics().queries();
+    let counted: Vec<_> = counted.map(|q| (q.1.name(), q.2.name(), q.3)).collect();
+    let expected = [
+        ("A", "local", 1),
+        ("A", "nxdomain", 1),
+        ("PTR", "nxdomain", 1),
+    ];
+    assert_eq!(counted.len(), 3, "{counted:?}");
+    assert!(expected.iter().all(|e| counted.contains(e)), "{counted:?}");
+}
+
+#[tokio::test]
 async fn rfc8880_section_7_2_reverse_names_of_the_well_known_addresses() {
     let bench = Bench::start().await;
     for owner in ["170.0.0.192.in-addr.arpa.", "171.0.0.192.in-addr.arpa."] {

@@ -337,6 +337,34 @@ async fn a_reload_changes_the_prefix_and_keeps_the_socket() {
 }
 
 #[tokio::test]
+async fn a_reload_that_asks_others_gives_and_keeps_nothing_of_before() {
+    let bench = Bench::start().await;
+    let other = ScriptedUpstream::start().await;
+    other.has_a("slow.test.", 300, "192.0.2.2");
+    let slow = Script {
+        answers: vec![a("slow.test.", 300, A1)],
+        delay: Duration::from_millis(250),
+        ..Script::default()
+    };
+    bench.upstream.on("slow.test.", RecordType::A, slow.reply());
+    let before = async { bench.ask_tcp("slow.test.", RecordType::A).await.answers };
+    let behind = async {
+        wait_for(|| bench.upstream.asked().len() == 1).await;
+        let mut changed = config(&other);
+        changed.listen = vec![bench.addr];
+        bench.server.reload(changed).unwrap();
+        bench.ask_tcp("slow.test.", RecordType::A).await.answers
+    };
+    let (before, behind) = tokio::join!(before, behind);
+    assert_eq!(before, [a("slow.test.", 300, A1)]);
+    let expected = [a("slow.test.", 300, "192.0.2.2")];
+    assert_eq!(behind, expected, "of the new upstream");
+    // The old answer came last.
+    let kept = bench.ask_tcp("slow.test.", RecordType::A).await.answers;
+    assert_eq!(kept, expected);
+}
+
+#[tokio::test]
 async fn a_stopped_server_frees_its_address() {
     let bench = Bench::start().await;
     let Bench {
