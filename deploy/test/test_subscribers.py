@@ -302,6 +302,30 @@ def removal_drains_first(gateway, clients, seen):
         expect((after[number] == mapped) == (not mapped.startswith(gone + ":")), f"subscriber {number}, before {mapped}, is {after[number]}")
 
 
+def ports_drain_first(gateway, clients):
+    """So does a block in ports that a pool no longer has; a reload in between, which would refuse, changes nothing."""
+    shrinks, last = ("203.0.113.0", "203.0.113.1", "203.0.113.2"), 1535
+    is_gone = lambda mapped: mapped.split(":")[0] in shrinks and int(mapped.split(":")[1]) > last
+    before = clients.mapped(0, 28) | clients.mapped(40, 64)
+    expect(any(map(is_gone, before.values())), f"nobody has ports above {last}: {before}")
+    smaller = pool("203.0.113.0/30", 'exclude = ["203.0.113.3"]').replace("2047", str(last))
+    pools, deadline = (pool("192.0.2.0/32"), smaller, pool("203.0.113.4/31")), 'pool4_drain_deadline = "4s"'
+    gateway.write(*pools, nat64=f'pool4_removal = "drain"\n{deadline}')
+    accepted, said = gateway.preview()
+    expect(accepted and "go on until the drain deadline" in said, f"the preview of fewer ports says {said}")
+    gateway.reload("took over the new configuration")
+    gateway.write(*pools, nat64=deadline)
+    accepted, said = gateway.preview()
+    expect(accepted and "in use" not in said, f"while ports drain, the preview of no change says {said}")
+    gateway.reload("took over the new configuration")
+    expect(clients.mapped(0, 28) | clients.mapped(40, 64) == before, "fewer ports changed mappings at once")
+    blocks = lambda: gateway.listing("blocks", "--limit", "0")
+    wait_until("blocks in ports that went are cut at the deadline", lambda: not any(is_gone(f"{row['v4']}:{row['first']}") for row in blocks()))
+    after = clients.mapped(0, 28) | clients.mapped(40, 64)
+    for number, mapped in before.items():
+        expect((after[number] == mapped) != is_gone(mapped), f"subscriber {number}, before {mapped}, is {after[number]} after its ports went")
+
+
 def blocks_are_logged(gateway):
     """Each block given out and taken back is told once, in turns; what is held in the end goes back with the program."""
     held, told = set(), 0
@@ -350,6 +374,7 @@ def main():
             refusals_are_explained(gateway, clients)
             seen = pools_change(gateway, clients, seen)
             removal_drains_first(gateway, clients, seen)
+            ports_drain_first(gateway, clients)
             gateway.end()
             blocks_are_logged(gateway)
             calculated(gateway, clients)

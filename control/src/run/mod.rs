@@ -423,7 +423,10 @@ async fn start_router(
         drains: Arc::default(),
     };
     if let Ok(nat64) = nat64_config(config) {
-        translator.drains.note(&nat64, &nat64, Instant::now());
+        let none = pool_change::PortsGone::default();
+        translator
+            .drains
+            .note(&nat64, &nat64, &none, Instant::now());
     }
     Ok((translator, events))
 }

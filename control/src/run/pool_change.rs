@@ -26,10 +26,19 @@ struct Drain {
     is_cut: bool,
 }
 
+/// What is being drained.
+#[derive(Debug, Default)]
+struct Draining {
+    /// Whole addresses.
+    addresses: BTreeMap<Ipv4Addr, Drain>,
+    /// Addresses with blocks in ports that their pool no longer has, since when.
+    ports: BTreeMap<Ipv4Addr, Instant>,
+}
+
 /// The addresses that are being drained.
 #[derive(Debug, Default)]
 pub(super) struct Drains {
-    all: Mutex<BTreeMap<Ipv4Addr, Drain>>,
+    all: Mutex<Draining>,
 }
 
 /// What a new configuration does to the pools.
@@ -39,16 +48,29 @@ pub(super) struct PoolChange {
     pub effective: Nat64Config,
     /// Its numbering.
     pub map: Arc<PoolMap>,
-    /// Held blocks by address that would have to be cut.
+    /// Held blocks by address that would have to be cut because of this change.
     pub stranded: Vec<(Ipv4Addr, u32)>,
     /// What happens to these.
     pub removal: PoolRemoval,
+    /// Whether what goes on is cut at some time.
+    pub has_deadline: bool,
+    /// Addresses that stay, with blocks in ports that go.
+    pub ports: PortsGone,
     /// Addresses that come new.
     pub added: Vec<Ipv4Addr>,
     /// Addresses that go.
     pub removed: Vec<Ipv4Addr>,
     /// Addresses that get no new blocks from now on.
     pub draining: Vec<Ipv4Addr>,
+}
+
+/// Addresses that stay in the pool, with blocks in ports that it no longer has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PortsGone {
+    /// Those that go on from now on, until the deadline.
+    new: Vec<Ipv4Addr>,
+    /// All that have such blocks.
+    all: Vec<Ipv4Addr>,
 }
 
 impl PoolChange {
@@ -83,9 +105,13 @@ impl PoolChange {
         let (blocks, addresses) = (blocks_text(&self.stranded), stranded_text(&self.stranded));
         lines.push(match self.removal {
             PoolRemoval::Refuse => format!("pool4: refused: {blocks} in use: {addresses}"),
-            PoolRemoval::Drain => {
+            PoolRemoval::Drain if self.has_deadline => {
                 format!("pool4: {blocks} in use go on until the drain deadline: {addresses}")
             }
+            PoolRemoval::Drain => format!(
+                "pool4: {blocks} in use go on until nobody uses them (nat64.pool4_drain_deadline is not \
+                 set): {addresses}"
+            ),
             PoolRemoval::Cut => format!("pool4: {blocks} in use are cut: {addresses}"),
         });
         lines
@@ -140,7 +166,9 @@ pub(super) fn plan(
     let removal = config.pool4_removal;
     let mut effective = translator.drains.with_removed(nat64);
     let mut map = numbered(state, &current, &effective)?;
-    let stranded = stranded(state, &map)?;
+    let held = held_beyond(state, &map)?;
+    // What was taken from its pool before goes on as was said then.
+    let stranded = added(&held, &held_beyond(state, &current)?);
     if removal == PoolRemoval::Drain && !stranded.is_empty() {
         let old = super::nat64_config(&state.config.load()).map_err(|error| error.to_string())?;
         let old = translator.drains.with_removed(&old);
@@ -149,6 +177,7 @@ pub(super) fn plan(
         }
         map = numbered(state, &current, &effective)?;
     }
+    let ports = ports_gone(&map, &held, &stranded, removal);
     let states = |map: &PoolMap| map.addresses().collect::<BTreeMap<_, _>>();
     let (before, after) = (states(&current), states(&map));
     let is = |states: &BTreeMap<Ipv4Addr, AddressState>, ip: &Ipv4Addr, wanted| {
@@ -181,7 +210,52 @@ pub(super) fn plan(
         map: Arc::new(map),
         stranded,
         removal,
+        has_deadline: config.pool4_drain_deadline.is_some(),
+        ports,
     })
+}
+
+/// What is held by address now and was not before.
+fn added(now: &[(Ipv4Addr, u32)], before: &[(Ipv4Addr, u32)]) -> Vec<(Ipv4Addr, u32)> {
+    let known = |ip: &Ipv4Addr| {
+        let found = before.iter().find(|(known, _)| known == ip);
+        found.map_or(0, |(_, blocks)| *blocks)
+    };
+    let more = now
+        .iter()
+        .map(|(ip, blocks)| (*ip, blocks.saturating_sub(known(ip))));
+    more.filter(|(_, blocks)| *blocks > 0).collect()
+}
+
+/// Which of these addresses stay, so that only a part of their ports is drained.
+fn ports_gone(
+    map: &PoolMap,
+    held: &[(Ipv4Addr, u32)],
+    stranded: &[(Ipv4Addr, u32)],
+    removal: PoolRemoval,
+) -> PortsGone {
+    let stays = |ip: &Ipv4Addr| {
+        let slot = map.slot(*ip);
+        slot.is_some_and(|slot| map.state(slot) == AddressState::Open)
+    };
+    let of = |blocks: &[(Ipv4Addr, u32)]| -> Vec<Ipv4Addr> {
+        let addresses = blocks.iter().map(|(ip, _)| *ip);
+        addresses.filter(stays).collect()
+    };
+    match removal {
+        PoolRemoval::Drain => PortsGone {
+            new: of(stranded),
+            all: of(held),
+        },
+        // They are cut at once, or there are none.
+        PoolRemoval::Cut | PoolRemoval::Refuse => PortsGone {
+            new: Vec::new(),
+            all: of(held)
+                .into_iter()
+                .filter(|ip| !stranded.iter().any(|(cut, _)| cut == ip))
+                .collect(),
+        },
+    }
 }
 
 fn numbered(state: &State, current: &PoolMap, nat64: &Nat64Config) -> Result<PoolMap, String> {
@@ -194,7 +268,7 @@ fn numbered(state: &State, current: &PoolMap, nat64: &Nat64Config) -> Result<Poo
     // Closed addresses were cut when they were closed: what is held there still is being cut.
     let held = match closed.is_empty() {
         true => Vec::new(),
-        false => stranded(state, current)?,
+        false => held_beyond(state, current)?,
     };
     current
         .changed(nat64, workers, &|ip| {
@@ -204,7 +278,7 @@ fn numbered(state: &State, current: &PoolMap, nat64: &Nat64Config) -> Result<Poo
 }
 
 /// Held blocks by address that `map` would not give out, but for those being drained.
-fn stranded(state: &State, map: &PoolMap) -> Result<Vec<(Ipv4Addr, u32)>, String> {
+fn held_beyond(state: &State, map: &PoolMap) -> Result<Vec<(Ipv4Addr, u32)>, String> {
     let map = Arc::new(map.clone());
     let mut all = BTreeMap::new();
     for worker in state.worker_ids() {
@@ -235,7 +309,7 @@ fn keep_draining(effective: &mut Nat64Config, old: &Nat64Config, ip: Ipv4Addr) {
     let Some(before) = old.pool4.iter().find(holds) else {
         return;
     };
-    // A range of ports that became smaller: the rest of the address goes on.
+    // A range of ports that became smaller: the rest of the address goes on (`PortsGone`).
     if effective.pool4.iter().any(|prefix| holds(&prefix)) {
         return;
     }
@@ -253,7 +327,7 @@ impl Drains {
     fn with_removed(&self, nat64: &Nat64Config) -> Nat64Config {
         let mut effective = nat64.clone();
         let configured = PoolMap::new(nat64, 1);
-        for (ip, drain) in &*self.lock() {
+        for (ip, drain) in &self.lock().addresses {
             if let Some(gone) = &drain.gone
                 && !drain.is_cut
                 && configured.slot(*ip).is_none()
@@ -264,20 +338,28 @@ impl Drains {
         effective
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Ipv4Addr, Drain>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Draining> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes which addresses are drained in a configuration that was taken over. `nat64` is what
-    /// the file has, `effective` what is in use.
-    pub fn note(&self, nat64: &Nat64Config, effective: &Nat64Config, now: Instant) {
-        let mut all = self.lock();
-        let before = std::mem::take(&mut *all);
+    /// the file has, `effective` what is in use, `ports` what is drained of addresses that stay.
+    pub fn note(
+        &self,
+        nat64: &Nat64Config,
+        effective: &Nat64Config,
+        ports: &PortsGone,
+        now: Instant,
+    ) {
+        let mut draining = self.lock();
+        draining.ports.retain(|ip, _| ports.all.contains(ip));
+        draining.ports.extend(ports.new.iter().map(|ip| (*ip, now)));
+        let before = std::mem::take(&mut draining.addresses);
         for (number, prefix) in effective.pool4.iter().enumerate() {
             let is_gone = number >= nat64.pool4.len();
             for ip in &prefix.drain {
                 let known = before.get(ip);
-                all.insert(
+                draining.addresses.insert(
                     *ip,
                     Drain {
                         since: known.map_or(now, |drain| drain.since),
@@ -291,16 +373,21 @@ impl Drains {
 
     /// Addresses whose deadline has come, each once.
     fn take_overdue(&self, deadline: Duration, now: Instant) -> Vec<Ipv4Addr> {
-        let mut all = self.lock();
-        let overdue = all
-            .iter_mut()
-            .filter(|(_, drain)| !drain.is_cut && now.duration_since(drain.since) >= deadline);
-        overdue
-            .map(|(ip, drain)| {
+        let mut draining = self.lock();
+        let is_over = |since: Instant| now.duration_since(since) >= deadline;
+        let mut overdue = Vec::new();
+        for (ip, drain) in &mut draining.addresses {
+            if !drain.is_cut && is_over(drain.since) {
                 drain.is_cut = true;
-                *ip
-            })
-            .collect()
+                overdue.push(*ip);
+            }
+        }
+        draining.ports.retain(|ip, since| {
+            let is_over = is_over(*since);
+            overdue.extend(is_over.then_some(*ip));
+            !is_over
+        });
+        overdue
     }
 
     /// These were not cut: their deadline comes again.
@@ -395,5 +482,71 @@ mod tests {
         assert!(drains.take_overdue(deadline, later).is_empty(), "once");
         drains.still_to_cut(&[ip]);
         assert_eq!(drains.take_overdue(deadline, later), [ip]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn pool(ports: std::ops::RangeInclusive<u16>) -> Nat64Config {
+        Nat64Config {
+            pool4: vec![Pool4Prefix {
+                address: Ipv4Addr::new(192, 0, 2, 0),
+                length: 31,
+                ports,
+                ..Pool4Prefix::default()
+            }],
+            ..Nat64Config::default()
+        }
+    }
+
+    #[test]
+    fn ports_that_a_pool_no_longer_has_are_cut_at_the_deadline_too() {
+        let (nat64, now) = (pool(1024..=30_000), Instant::now());
+        let map = PoolMap::new(&nat64, 1);
+        let gone = Ipv4Addr::new(203, 0, 113, 1);
+        let held = [(IP, 5), (gone, 2)];
+        let ports = ports_gone(&map, &held, &held, PoolRemoval::Drain);
+        assert_eq!(ports.new, [IP], "the other goes whole");
+        let drains = Drains::default();
+        drains.note(&nat64, &nat64, &ports, now);
+        // A reload in between changes nothing.
+        let again = ports_gone(&map, &held, &[], PoolRemoval::Refuse);
+        drains.note(&nat64, &nat64, &again, now + DEADLINE / 2);
+        let just_before = now + DEADLINE - Duration::from_millis(1);
+        assert!(drains.take_overdue(DEADLINE, just_before).is_empty());
+        assert_eq!(drains.take_overdue(DEADLINE, now + DEADLINE), [IP]);
+        let once_more = drains.take_overdue(DEADLINE, now + DEADLINE);
+        assert!(once_more.is_empty(), "each once");
+    }
+
+    #[test]
+    fn ports_that_come_back_or_are_cut_at_once_have_no_deadline() {
+        let (nat64, now) = (pool(1024..=30_000), Instant::now());
+        let map = PoolMap::new(&nat64, 1);
+        let held = [(IP, 5)];
+        for (after, stranded, removal) in [
+            (&held[..0], &held[..0], PoolRemoval::Refuse),
+            (&held[..], &held[..], PoolRemoval::Cut),
+        ] {
+            let drains = Drains::default();
+            let ports = ports_gone(&map, &held, &held, PoolRemoval::Drain);
+            drains.note(&nat64, &nat64, &ports, now);
+            let ports = ports_gone(&map, after, stranded, removal);
+            drains.note(&nat64, &nat64, &ports, now);
+            assert!(drains.take_overdue(DEADLINE, now + DEADLINE).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_goes_on_already_is_no_reason_to_refuse_the_next_change() {
+        let other = Ipv4Addr::new(192, 0, 2, 0);
+        assert_eq!(added(&[(IP, 5), (other, 2)], &[(IP, 5)]), [(other, 2)]);
+        assert_eq!(added(&[(IP, 7)], &[(IP, 5)]), [(IP, 2)]);
+        assert_eq!(added(&[(IP, 4)], &[(IP, 5)]), []);
     }
 }

@@ -166,7 +166,9 @@ fn reconfigure(
     lock(&translator.gateway)
         .reconfigure(&effective, &change.map)
         .map_err(|error| format!("{error}; send SIGHUP again"))?;
-    translator.drains.note(&nat64, &effective, Instant::now());
+    translator
+        .drains
+        .note(&nat64, &effective, &change.ports, Instant::now());
     for line in change.lines() {
         tracing::info!("{line}");
     }
