@@ -37,8 +37,13 @@ fn take_over(state: &State, translator: Option<&Translator>) -> Result<(), Strin
     if let (Some(translator), Some(change)) = (translator, &change)
         && let Err(reason) = reconfigure(state, translator, &new, change)
     {
-        reload_dns64(state, &old)?;
-        return Err(reason);
+        return Err(match reload_dns64(state, &old) {
+            Ok(()) => reason,
+            Err(error) => format!(
+                "{reason}; DNS64 goes by the new one until it is reloaded again, since it cannot be put \
+                 back: {error}"
+            ),
+        });
     }
     let warnings = report.to_string();
     if !warnings.is_empty() {

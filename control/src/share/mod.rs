@@ -117,7 +117,13 @@ fn serve_once(
     for interface in undone {
         tracing::warn!("undid what a killed gate64 had left of its network on {interface}");
     }
-    let network = setup::choose(config, settings)?;
+    let network = match setup::choose(config, settings) {
+        Ok(network) => network,
+        Err(failure) => {
+            journal.end().map_err(journal_failure)?;
+            return Err(failure);
+        }
+    };
     let common = Arc::new(Common {
         network,
         journal,

@@ -2,11 +2,12 @@
 //! address on the downstream interface, or sends from one, gets a route there, and this host
 //! answers for it on the upstream interface.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::bind;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -14,9 +15,14 @@ use tokio::net::UdpSocket;
 
 use super::Common;
 use super::host::Change;
+use super::journal::JournalError;
 
 /// Clients at most: what a link's hosts can make this host remember is bounded.
 const CLIENTS_MAX: usize = 1024;
+/// A client that has been silent for so long makes room for another: hosts take new addresses every day.
+const SILENT: Duration = Duration::from_secs(3600);
+/// What goes wrong for clients is told no more often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IPV6_HEADER: usize = 40;
 const NEIGHBOR_SOLICITATION: u8 = 135;
@@ -67,7 +73,8 @@ pub fn open(interface: &str, prefix: Ipv6Addr) -> io::Result<UdpSocket> {
 
 /// Sees clients and answers for them until the task is dropped.
 pub async fn serve(socket: UdpSocket, common: Arc<Common>) {
-    let mut clients = BTreeSet::new();
+    let mut clients = Clients::default();
+    let mut told_at: Option<Instant> = None;
     let mut octets = [0; 256];
     loop {
         let Ok(length) = socket.recv(&mut octets).await else {
@@ -80,41 +87,106 @@ pub async fn serve(socket: UdpSocket, common: Arc<Common>) {
         let is_proxied = prefixes
             .iter()
             .any(|prefix| !prefix.on_link && is_in(client, prefix.address));
-        if is_proxied
-            && !is_of_host(client)
-            && clients.len() < CLIENTS_MAX
-            && clients.insert(client)
-        {
-            let common = Arc::clone(&common);
-            // Netlink is waited for.
-            let done = tokio::task::spawn_blocking(move || answer_for(&common, client)).await;
-            if !matches!(done, Ok(true)) {
-                clients.remove(&client);
+        let now = Instant::now();
+        if !is_proxied || clients.knows(client, now) || is_of_host(client) {
+            continue;
+        }
+        let reason = match clients.admit(client, now) {
+            Ok(gone) => {
+                let common = Arc::clone(&common);
+                // Netlink is waited for.
+                let task = move || answer_for(&common, client, gone);
+                match tokio::task::spawn_blocking(task).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(panic) => panic.to_string(),
+                }
             }
+            Err(Full) => {
+                format!("{CLIENTS_MAX} addresses of clients are in use, and no more are followed")
+            }
+        };
+        // It is tried again when the client sends again.
+        clients.forget(client);
+        if told_at.is_none_or(|at| at + TELL_EVERY <= now) {
+            told_at = Some(now);
+            tracing::warn!("no native IPv6 for {client}: {reason}");
         }
     }
 }
 
-fn answer_for(common: &Common, client: Ipv6Addr) -> bool {
-    let network = &common.network;
-    let changes = [
+/// The clients that are answered for, and when each was last heard.
+#[derive(Debug, Default)]
+struct Clients(BTreeMap<Ipv6Addr, Instant>);
+
+/// All of them were heard of late.
+#[derive(Debug, PartialEq, Eq)]
+struct Full;
+
+impl Clients {
+    /// Whether it is answered for; it is heard now.
+    fn knows(&mut self, client: Ipv6Addr, now: Instant) -> bool {
+        let heard = self.0.get_mut(&client).map(|heard| *heard = now);
+        heard.is_some()
+    }
+
+    /// Takes a new one, in place of one that has been silent if there is no room.
+    fn admit(&mut self, client: Ipv6Addr, now: Instant) -> Result<Option<Ipv6Addr>, Full> {
+        let gone = match self.0.len() < CLIENTS_MAX {
+            true => None,
+            false => Some(self.silent(now).ok_or(Full)?),
+        };
+        if let Some(gone) = gone {
+            self.forget(gone);
+        }
+        self.0.insert(client, now);
+        Ok(gone)
+    }
+
+    /// Who has been silent for the longest time, if that is long enough.
+    fn silent(&self, now: Instant) -> Option<Ipv6Addr> {
+        let (client, heard) = self.0.iter().min_by_key(|(_, heard)| **heard)?;
+        (*heard + SILENT <= now).then_some(*client)
+    }
+
+    fn forget(&mut self, client: Ipv6Addr) {
+        self.0.remove(&client);
+    }
+}
+
+fn changes(common: &Common, client: Ipv6Addr) -> [Change; 2] {
+    [
         Change::Route {
-            interface: network.downstream.clone(),
+            interface: common.network.downstream.clone(),
             ip: client,
         },
         Change::Proxy {
-            interface: network.upstream.clone(),
+            interface: common.network.upstream.clone(),
             ip: client,
         },
-    ];
-    for change in changes {
-        if let Err(error) = common.journal.make(change) {
-            tracing::warn!("no native IPv6 for {client}: {error}");
-            return false;
+    ]
+}
+
+/// Answers for a client, and no longer for one that is gone. One of which the host refuses a part is not answered for.
+fn answer_for(
+    common: &Common,
+    client: Ipv6Addr,
+    gone: Option<Ipv6Addr>,
+) -> Result<(), JournalError> {
+    let journal = &common.journal;
+    for change in gone.into_iter().flat_map(|gone| changes(common, gone)) {
+        journal.unmake(&change)?;
+    }
+    let made = changes(common, client)
+        .into_iter()
+        .try_for_each(|change| journal.make(change));
+    if made.is_err() {
+        for change in changes(common, client) {
+            // What cannot be put back now is put back at the end.
+            let _ = journal.unmake(&change);
         }
     }
-    tracing::debug!("answers for {client}");
-    true
+    made.inspect(|()| tracing::debug!("answers for {client}"))
 }
 
 /// Who has sent a packet: its source; or, while it asks whether it may have an address, that one
@@ -147,6 +219,32 @@ fn is_of_host(ip: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_that_is_silent_makes_room_for_another() {
+        let ip = |number: usize| {
+            let number = u128::try_from(number).unwrap();
+            Ipv6Addr::from(0x2001_0db8 << 96 | number)
+        };
+        let (mut clients, now) = (Clients::default(), Instant::now());
+        for number in 0..CLIENTS_MAX {
+            assert_eq!(clients.admit(ip(number), now), Ok(None));
+        }
+        let later = now + SILENT / 2;
+        for number in (0..CLIENTS_MAX).filter(|number| *number != 7) {
+            assert!(clients.knows(ip(number), later));
+        }
+        let new = ip(CLIENTS_MAX);
+        assert_eq!(clients.admit(new, later), Err(Full));
+        assert_eq!(clients.admit(new, now + SILENT), Ok(Some(ip(7))));
+        assert!(clients.knows(new, now + SILENT) && !clients.knows(ip(7), now + SILENT));
+        clients.forget(new);
+        assert_eq!(
+            clients.admit(ip(7), now + SILENT),
+            Ok(None),
+            "there is room again"
+        );
+    }
 
     fn solicitation(source: &str, target: &str) -> Vec<u8> {
         let mut octets = vec![0x60, 0, 0, 0, 0, 24, 58, 255];
