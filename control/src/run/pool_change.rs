@@ -31,8 +31,15 @@ struct Drain {
 struct Draining {
     /// Whole addresses.
     addresses: BTreeMap<Ipv4Addr, Drain>,
-    /// Addresses with blocks in ports that their pool no longer has, since when.
-    ports: BTreeMap<Ipv4Addr, Instant>,
+    /// Addresses with blocks in ports that their pool no longer has.
+    ports: BTreeMap<Ipv4Addr, PortsDrain>,
+}
+
+/// Ports of an address that get no new blocks.
+#[derive(Debug, Clone, Copy)]
+struct PortsDrain {
+    since: Instant,
+    is_cut: bool,
 }
 
 /// The addresses that are being drained.
@@ -353,7 +360,13 @@ impl Drains {
     ) {
         let mut draining = self.lock();
         draining.ports.retain(|ip, _| ports.all.contains(ip));
-        draining.ports.extend(ports.new.iter().map(|ip| (*ip, now)));
+        let begin = PortsDrain {
+            since: now,
+            is_cut: false,
+        };
+        draining
+            .ports
+            .extend(ports.new.iter().map(|ip| (*ip, begin)));
         let before = std::mem::take(&mut draining.addresses);
         for (number, prefix) in effective.pool4.iter().enumerate() {
             let is_gone = number >= nat64.pool4.len();
@@ -382,19 +395,23 @@ impl Drains {
                 overdue.push(*ip);
             }
         }
-        draining.ports.retain(|ip, since| {
-            let is_over = is_over(*since);
-            overdue.extend(is_over.then_some(*ip));
-            !is_over
-        });
+        for (ip, drain) in &mut draining.ports {
+            if !drain.is_cut && is_over(drain.since) {
+                drain.is_cut = true;
+                overdue.push(*ip);
+            }
+        }
         overdue
     }
 
     /// These were not cut: their deadline comes again.
     fn still_to_cut(&self, addresses: &[Ipv4Addr]) {
-        let mut all = self.lock();
+        let mut draining = self.lock();
         for ip in addresses {
-            if let Some(drain) = all.get_mut(ip) {
+            if let Some(drain) = draining.addresses.get_mut(ip) {
+                drain.is_cut = false;
+            }
+            if let Some(drain) = draining.ports.get_mut(ip) {
                 drain.is_cut = false;
             }
         }
@@ -453,6 +470,21 @@ mod tests {
     use super::*;
     use crate::state::fake;
 
+    const IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn pool(ports: std::ops::RangeInclusive<u16>) -> Nat64Config {
+        Nat64Config {
+            pool4: vec![Pool4Prefix {
+                address: Ipv4Addr::new(192, 0, 2, 0),
+                length: 31,
+                ports,
+                ..Pool4Prefix::default()
+            }],
+            ..Nat64Config::default()
+        }
+    }
+
     #[test]
     fn a_cut_that_a_worker_does_not_take_is_told_with_its_reason() {
         let state = fake::state(None);
@@ -475,33 +507,13 @@ mod tests {
             }],
             ..Nat64Config::default()
         };
-        drains.note(&config, &config, start);
+        drains.note(&config, &config, &PortsGone::default(), start);
         let later = start + deadline;
         assert!(drains.take_overdue(deadline, start).is_empty());
         assert_eq!(drains.take_overdue(deadline, later), [ip]);
         assert!(drains.take_overdue(deadline, later).is_empty(), "once");
         drains.still_to_cut(&[ip]);
         assert_eq!(drains.take_overdue(deadline, later), [ip]);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const DEADLINE: Duration = Duration::from_secs(60);
-
-    fn pool(ports: std::ops::RangeInclusive<u16>) -> Nat64Config {
-        Nat64Config {
-            pool4: vec![Pool4Prefix {
-                address: Ipv4Addr::new(192, 0, 2, 0),
-                length: 31,
-                ports,
-                ..Pool4Prefix::default()
-            }],
-            ..Nat64Config::default()
-        }
     }
 
     #[test]
@@ -522,6 +534,8 @@ mod tests {
         assert_eq!(drains.take_overdue(DEADLINE, now + DEADLINE), [IP]);
         let once_more = drains.take_overdue(DEADLINE, now + DEADLINE);
         assert!(once_more.is_empty(), "each once");
+        drains.still_to_cut(&[IP]);
+        assert_eq!(drains.take_overdue(DEADLINE, now + DEADLINE), [IP]);
     }
 
     #[test]
