@@ -320,6 +320,7 @@ impl ExtendedError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::name;
 
     #[test]
     fn rfc8914_section_2_an_upstreams_text_is_short_and_plain() {
@@ -339,6 +340,24 @@ mod tests {
         }
         let broken = EdnsOption::Unknown(EXTENDED_ERROR_OPTION, vec![0]);
         assert_eq!(ExtendedError::from_option(&broken), None);
+    }
+
+    #[test]
+    fn too_long_an_alias_is_kept_as_long_as_its_dname_record() {
+        let dname = RData::Unknown {
+            code: RecordType::DNAME,
+            rdata: hickory_proto::rr::rdata::NULL::with(vec![0]),
+        };
+        let mut answer = Answer::empty(ResponseCode::YXDomain);
+        assert_eq!(answer.ttl(RecordType::A), 0);
+        answer.answers = vec![Record::from_rdata(name("old.test."), 60, dname)];
+        assert_eq!(answer.ttl(RecordType::A), 60);
+        answer.rcode = ResponseCode::NoError;
+        assert_eq!(
+            answer.ttl(RecordType::A),
+            0,
+            "an absence without a SOA record"
+        );
     }
 
     #[test]
