@@ -110,6 +110,9 @@ pub enum StartError {
     /// More client tables than there are numbers for.
     #[error("given more than {CLIENT_POLICIES_MAX} times")]
     TooManyClients,
+    /// The operating system has no thread to give for the questions that go upstream.
+    #[error("cannot start a thread that answers DNS: {0}")]
+    Threads(#[source] io::Error),
     /// The operating system has no thread to give.
     #[error("cannot serve DNS on {addr} over UDP: {source}")]
     Thread {
@@ -144,7 +147,9 @@ impl StartError {
                     Protocol::Tls | Protocol::Https => "dns64.tls.listen",
                 }
             }
-            StartError::NoListen | StartError::Thread { .. } => "dns64.listen",
+            StartError::NoListen | StartError::Thread { .. } | StartError::Threads(_) => {
+                "dns64.listen"
+            }
             StartError::NoUpstream
             | StartError::UpstreamIsSelf { .. }
             | StartError::Recursion(_) => "dns64.upstream",

@@ -28,6 +28,9 @@ pub fn answer(policy: &Policy, question: &Question, synthesize: bool) -> Option<
     if question.qtype == RecordType::DS {
         return None;
     }
+    if question.name.iter().next_back() != Some(b"arpa") {
+        return None;
+    }
     let ipv4only = name(&["ipv4only", "arpa"]);
     let reverse = WELL_KNOWN_ADDRESSES.map(Name::from);
     let zone = std::iter::once(&ipv4only)

@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{LowerName, RecordType};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::answer::{Answer, ExtendedErrorCode, Question, rcode_name};
@@ -43,6 +46,43 @@ struct Questions {
 }
 
 type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+/// A question on its way, as one who waits for its answer has it.
+enum Awaited {
+    /// Who began it drives it. If that one goes away, the question goes on by itself, so that
+    /// nobody's answer goes with it. Empty when it came.
+    Begun(Option<UnderWay>),
+    Joined(UnderWay),
+}
+
+impl Future for Awaited {
+    type Output = Arc<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Arc<Answer>> {
+        match &mut *self {
+            Awaited::Joined(shared) => shared.poll_unpin(context),
+            Awaited::Begun(begun) => {
+                let Some(shared) = begun else {
+                    return Poll::Pending;
+                };
+                let answer = ready!(shared.poll_unpin(context));
+                *begun = None;
+                Poll::Ready(answer)
+            }
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if let Awaited::Begun(begun) = self
+            && let Some(shared) = begun.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(shared);
+        }
+    }
+}
 
 /// One domain's names may have this part of the questions at the upstreams: a flood of random
 /// names below a domain whose servers are silent leaves room for others.
@@ -273,18 +313,17 @@ impl Resolver {
     }
 
     /// Joins an equal question on its way, or sends it.
-    fn join(self: &Arc<Self>, question: &Question) -> Option<UnderWay> {
+    fn join(self: &Arc<Self>, question: &Question) -> Option<Awaited> {
         let mut questions = self.questions();
         if let Some(shared) = questions.answers.get(question) {
             add(&self.kept.metrics.merged);
-            return Some(shared.clone());
+            return Some(Awaited::Joined(shared.clone()));
         }
         self.send(question, &mut questions)
     }
 
-    /// Sends a question, if the bounds let one more go. It runs by itself, so that a client that
-    /// goes away takes nobody's answer with it.
-    fn send(self: &Arc<Self>, question: &Question, questions: &mut Questions) -> Option<UnderWay> {
+    /// Sends a question, if the bounds let one more go.
+    fn send(self: &Arc<Self>, question: &Question, questions: &mut Questions) -> Option<Awaited> {
         let permits = self.kept.upstream_permits.clone();
         let permit = permits.try_acquire_owned().ok()?;
         if !questions.admit(question, &self.limits) {
@@ -300,8 +339,7 @@ impl Resolver {
         };
         let shared = future.boxed().shared();
         questions.answers.insert(question.clone(), shared.clone());
-        tokio::spawn(shared.clone());
-        Some(shared)
+        Some(Awaited::Begun(Some(shared)))
     }
 
     /// Asks the upstreams, validates if so configured, and keeps the answer.

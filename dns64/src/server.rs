@@ -18,7 +18,7 @@ use crate::check::{StartError, checked};
 use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::config::{Config, Protocol};
-use crate::front::Front;
+use crate::front::{Backs, Front};
 use crate::handler::{Handler, Streams};
 use crate::https::Https;
 use crate::listen::{Bound, Sockets, failed};
@@ -44,6 +44,7 @@ pub struct Server {
     watch: tokio::task::JoinHandle<()>,
     listeners: Mutex<HashMap<SocketAddr, Listener>>,
     encrypted: Mutex<Option<Encrypting>>,
+    backs: Backs,
     config: Mutex<Config>,
 }
 
@@ -126,12 +127,16 @@ impl Server {
         };
         let responder = responder(&config, policies, made)?;
         let handler = Handler::new(responder, kept, clock, &config.limits);
+        let threads = sockets.plain.iter().map(|bound| bound.udp.len()).max();
+        let backs = Backs::start(threads.unwrap_or(1));
+        let backs = backs.map_err(StartError::Threads)?;
         let server = Server {
             handler: Arc::new(handler),
             watch: tokio::spawn(watch_neighbours(neighbours.clone())),
             neighbours,
             listeners: Mutex::default(),
             encrypted: Mutex::default(),
+            backs,
             config: Mutex::new(config.clone()),
         };
         for bound in sockets.plain {
@@ -323,7 +328,8 @@ impl Server {
         let tcp = TcpListener::from_std(tcp.into()).map_err(failed(addr, Protocol::Tcp))?;
         let mut streams = hickory_server::Server::new(Streams(self.handler.clone()));
         streams.register_listener(tcp, config.timeouts.tcp_idle, TCP_ANSWERS_MAX);
-        let front = Front::start(udp, &self.handler, config.limits.wire_cache_octets_max)
+        let octets_max = config.limits.wire_cache_octets_max;
+        let front = Front::start(udp, &self.handler, &self.backs, octets_max)
             .map_err(|source| StartError::Thread { addr, source })?;
         self.listeners().insert(addr, Listener { streams, front });
         Ok(())

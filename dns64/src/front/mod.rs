@@ -1,7 +1,8 @@
 //! The UDP front: several sockets on one address, a thread each, answers of its own for what was
 //! asked shortly before. Everything else falls through to the handler that TCP has as well, on
-//! the runtime, in bounded number; the thread never waits for it.
+//! the threads of [`Backs`], in bounded number; the thread never waits for it.
 
+mod back;
 mod datagrams;
 mod query;
 mod refusal;
@@ -15,21 +16,19 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hickory_net::xfer;
-use tokio::runtime::Handle as Runtime;
-
 use crate::client_limits::Rate;
 use crate::config::Protocol;
-use crate::encode;
 use crate::handler::Handler;
 use crate::metrics::{Counts, Outcome, QueryType};
-use crate::request;
-use datagrams::{Datagrams, ReturnPath};
+use back::{Back, General};
+use datagrams::Datagrams;
 use query::{Query, Read};
 use refusal::Refusal;
 use wire_cache::{Counted, Fill, WireCache};
 
-/// Answers on their way from the runtime into a thread's cache; more are not kept.
+pub(crate) use back::Backs;
+
+/// Answers on their way from the general path into a thread's cache; more are not kept.
 const FILLS_MAX: usize = 1024;
 
 /// The threads of one address.
@@ -41,13 +40,14 @@ pub(crate) struct Front {
 
 impl Front {
     /// Starts a thread for each socket; all are bound to the same address. `octets_max` is what
-    /// the answers kept by all of them may take.
+    /// the answers kept by all of them may take; `backs` answer what they cannot.
     ///
     /// # Errors
     /// The kernel gives no thread, or does not say where datagrams came to.
     pub(crate) fn start(
         sockets: Vec<UdpSocket>,
         handler: &Arc<Handler>,
+        backs: &Backs,
         octets_max: usize,
     ) -> io::Result<Front> {
         let share = octets_max / sockets.len().max(1);
@@ -57,7 +57,8 @@ impl Front {
             stop: Arc::default(),
         };
         for (n, socket) in front.sockets.iter().enumerate() {
-            let turn = Turn::new(socket.clone(), handler.clone(), share, front.stop.clone())?;
+            let stop = front.stop.clone();
+            let turn = Turn::new(socket.clone(), handler.clone(), backs.of(n), share, stop)?;
             let thread = std::thread::Builder::new().name(format!("dns-udp-{n}"));
             front.threads.push(thread.spawn(move || turn.run())?);
         }
@@ -109,7 +110,7 @@ struct Turn {
     fill: SyncSender<Fill>,
     handler: Arc<Handler>,
     counts: Arc<Counts>,
-    runtime: Runtime,
+    back: Back,
     stop: Arc<AtomicBool>,
 }
 
@@ -126,6 +127,7 @@ impl Turn {
     fn new(
         socket: Arc<UdpSocket>,
         handler: Arc<Handler>,
+        back: Back,
         octets_max: usize,
         stop: Arc<AtomicBool>,
     ) -> io::Result<Turn> {
@@ -139,7 +141,7 @@ impl Turn {
             fill,
             counts: handler.kept.metrics.add_counts(),
             handler,
-            runtime: Runtime::current(),
+            back,
             stop,
         })
     }
@@ -256,7 +258,7 @@ impl Turn {
         self.counts.count_own(Protocol::Udp, qtype, outcome);
     }
 
-    /// Gives the question to the handler on the runtime, if not too many are there.
+    /// Gives the question to the handler on the general path, if not too many are there.
     fn fall_through(
         &mut self,
         n: usize,
@@ -270,7 +272,7 @@ impl Turn {
         let Some(octets) = self.datagrams.query(n) else {
             return false;
         };
-        let general = General {
+        self.back.take(General {
             octets: octets.to_vec(),
             query,
             client,
@@ -279,10 +281,7 @@ impl Turn {
             handler: self.handler.clone(),
             fill: self.fill.clone(),
             generation,
-        };
-        self.runtime.spawn(async move {
-            general.answer().await;
-            drop(admitted);
+            admitted,
         });
         false
     }
@@ -290,65 +289,4 @@ impl Turn {
 
 fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// A question on the general path.
-struct General {
-    octets: Vec<u8>,
-    query: Option<Query>,
-    client: SocketAddr,
-    path: ReturnPath,
-    socket: Arc<UdpSocket>,
-    handler: Arc<Handler>,
-    fill: SyncSender<Fill>,
-    generation: u32,
-}
-
-impl General {
-    async fn answer(self) {
-        let octets = self.octets.clone();
-        let Some(request) = request::read(octets, self.client, xfer::Protocol::Udp) else {
-            return self.refuse();
-        };
-        let handled = self.handler.handle(&request).await;
-        let born = whole_seconds(self.handler.clock.now());
-        let payload_max = self.query.as_ref().map(|query| query.payload_max);
-        let payload_max = payload_max.unwrap_or_else(|| encode::payload_max(&request));
-        let Some(message) = encode::message(&request, &handled, payload_max) else {
-            return;
-        };
-        if let Err(error) = self.path.send(&self.socket, &message) {
-            tracing::debug!(client = %self.client, %error, "answer not sent");
-        }
-        if let Some(query) = self.query {
-            let fill = Fill {
-                key: query.key().into(),
-                message,
-                born,
-                generation: self.generation,
-                counted: Counted {
-                    qtype: handled.qtype,
-                    outcome: handled.outcome,
-                },
-            };
-            // A thread that is behind with its fills asks again.
-            let _ = self.fill.try_send(fill);
-        }
-    }
-
-    /// To octets that are no request.
-    fn refuse(&self) {
-        let opcode = self.octets.get(2).map_or(0, |octet| octet & 0x78);
-        let refusal = match opcode {
-            0 => refusal::FORMERR,
-            _ => refusal::NOTIMP,
-        };
-        self.handler.count_unreadable(Protocol::Udp);
-        let mut out = [0; datagrams::ANSWER_OCTETS_MAX];
-        if let Some(len) = refusal.write(&self.octets, None, &mut out)
-            && let Err(error) = self.path.send(&self.socket, &out[..len])
-        {
-            tracing::debug!(client = %self.client, %error, "answer not sent");
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod pool;
 mod recursive;
 mod stream;
 mod tls;
+#[allow(unsafe_code)] // how tokio is told of a socket that is not its own
 mod udp;
 
 use std::io;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_net::NetError;
-use hickory_proto::ProtoError;
 use hickory_proto::op::Message;
 use rustls::ClientConfig;
 
@@ -47,8 +47,6 @@ pub(crate) enum AskError {
     NotConnected(String),
     #[error("{0}")]
     Net(#[from] NetError),
-    #[error("the question cannot be sent: {0}")]
-    Question(#[from] ProtoError),
     #[error("too many questions are there already")]
     Busy,
 }
@@ -67,9 +65,10 @@ pub(crate) struct Failed {
     pub(crate) heard_after: Option<Duration>,
 }
 
-/// One upstream and its connections, if it has any.
+/// One upstream, with its sockets and its connections, if it has any.
 pub(crate) struct Exchange {
     pub(crate) config: Upstream,
+    sockets: udp::Sockets,
     connections: stream::Connections,
 }
 
@@ -77,6 +76,7 @@ impl Exchange {
     /// `tls` is there if the transport needs it.
     fn new(config: Upstream, tls: Option<Arc<ClientConfig>>) -> Exchange {
         Exchange {
+            sockets: udp::Sockets::new(config.addr),
             connections: stream::Connections::new(config.clone(), tls),
             config,
         }
@@ -95,7 +95,7 @@ impl Exchange {
         let asked = tokio::time::timeout(timeout, async {
             add(&metrics.upstream_queries);
             if self.config.protocol == Protocol::Udp {
-                match udp::ask(self.config.addr, question, metrics).await? {
+                match self.sockets.ask(question, metrics).await? {
                     udp::Outcome::Answer(message) => return Ok(message),
                     udp::Outcome::Truncated => {
                         add(&metrics.upstream_truncated);

@@ -1,6 +1,5 @@
 //! All upstreams: who is asked next, when another one is asked as well, when to give up.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::health::{Admission, Health};
 use super::tls::{self, TlsError};
@@ -130,6 +129,24 @@ impl Pool {
         let mut tries = FuturesUnordered::new();
         let mut failure: Option<Answer> = None;
         let mut next_at = Instant::now();
+        // Almost always the first one answers in its time, and nothing more is needed.
+        if let Some((member, admission)) = plan.next(false) {
+            next_at += member.health().patience(admission, self.timeouts.attempt);
+            let mut first = self.try_once(member, question, deadline, metrics);
+            match timeout_at(next_at.min(deadline), &mut first).await {
+                Ok(Some(answer)) if answer.is_success() || answer.is_bogus() => {
+                    return Asked {
+                        answer,
+                        is_unreachable: false,
+                    };
+                }
+                Ok(failed) => {
+                    failure = failed;
+                    next_at = Instant::now();
+                }
+                Err(_) => tries.push(first),
+            }
+        }
         let found = loop {
             if tries.is_empty() || Instant::now() >= next_at {
                 next_at = deadline;
@@ -227,10 +244,12 @@ impl Pool {
             .collect();
         // Stable: what is equal stays in the order of the configuration.
         members.sort_by_key(|(admission, rtt, _)| (*admission == Admission::LastResort, *rtt));
-        let first: VecDeque<_> = members.into_iter().map(|(a, _, m)| (m, a)).collect();
-        let mut second = first.clone();
-        second.truncate(TRIES_MAX.saturating_sub(first.len()));
-        Plan { first, second }
+        let once = members.len();
+        Plan {
+            tries_max: (2 * once).min(TRIES_MAX).max(once),
+            members,
+            tries: 0,
+        }
     }
 
     /// What is known of each.
@@ -312,20 +331,23 @@ impl Member {
 
 /// Tries to come. The second round is for when nobody said anything in the first.
 struct Plan {
-    first: VecDeque<(Arc<Member>, Admission)>,
-    second: VecDeque<(Arc<Member>, Admission)>,
+    /// With their round-trip times, by which they were put in order.
+    members: Vec<(Admission, Duration, Arc<Member>)>,
+    /// Of both rounds together.
+    tries_max: usize,
+    tries: usize,
 }
 
 impl Plan {
     fn next(&mut self, somebody_failed: bool) -> Option<(Arc<Member>, Admission)> {
         if somebody_failed {
-            self.second.clear();
+            self.tries_max = self.tries_max.min(self.members.len());
         }
-        while let Some((member, admission)) =
-            self.first.pop_front().or_else(|| self.second.pop_front())
-        {
-            if member.health().admit(admission) {
-                return Some((member, admission));
+        while self.tries < self.tries_max {
+            let (admission, _, member) = &self.members[self.tries % self.members.len()];
+            self.tries += 1;
+            if member.health().admit(*admission) {
+                return Some((member.clone(), *admission));
             }
         }
         None

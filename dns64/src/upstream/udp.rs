@@ -1,13 +1,21 @@
 //! One question over UDP, with everything in it that a forger would have to guess (RFC 5452):
 //! the port, the id, and the case of the name's letters.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::Message;
-use tokio::net::UdpSocket;
+use hickory_proto::serialize::binary::DecodeError;
+use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{self, Handle};
 
-use super::message::{check, query};
+use super::message::{check, query_octets};
 use super::{AskError, UDP_PAYLOAD_MAX};
 use crate::answer::Question;
 use crate::metrics::{Metrics, add};
@@ -23,6 +31,10 @@ const QUESTION_TAIL_OCTETS: usize = 4;
 const RESPONSE_BIT: u8 = 0x80;
 const TRUNCATION_BIT: u8 = 0x02;
 
+/// The longest datagram that is read whole: more than was asked for, since some servers take no
+/// notice.
+const ANSWER_OCTETS_MAX: usize = 4 * UDP_PAYLOAD_MAX as usize;
+
 /// What came back.
 pub(super) enum Outcome {
     Answer(Message),
@@ -32,42 +44,140 @@ pub(super) enum Outcome {
     Suspect,
 }
 
-/// A socket of its own for each question, so that the kernel picks it a random port. It is
-/// connected: datagrams from elsewhere never reach it, and an ICMP error ends the wait.
-pub(super) async fn ask(
+/// A socket asks no more than so many questions, one after the other, and none after this time:
+/// then its port is another one.
+const USES_MAX: u32 = 16;
+const LIFE: Duration = Duration::from_secs(1);
+/// Sockets of one runtime that are kept for further questions to one upstream.
+const IDLE_MAX: usize = 128;
+
+/// The sockets to one upstream. Each question has one to itself, with a port that the kernel picks
+/// at random. It is connected: datagrams from elsewhere never reach it, and an ICMP error ends the
+/// wait. After a good answer, and nothing else, another question may have it.
+pub(super) struct Sockets {
     addr: SocketAddr,
-    question: &Question,
-    metrics: &Metrics,
-) -> Result<Outcome, AskError> {
-    let sent = Sent::new(question)?;
-    let any: SocketAddr = match addr {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(addr).await?;
-    socket.send(&sent.octets).await?;
-    // More than was asked for: some servers take no notice.
-    let mut buffer = vec![0; 4 * usize::from(UDP_PAYLOAD_MAX)];
-    for _ in 0..MISFITS_MAX {
-        let len = socket.recv(&mut buffer).await?;
-        let received = &mut buffer[..len];
-        match sent.judge(received) {
-            Judgement::Misfit => add(&metrics.upstream_misfits),
-            Judgement::OtherCase => {
-                add(&metrics.upstream_misfits);
-                return Ok(Outcome::Suspect);
+    /// By the runtime that watches them.
+    idle: Mutex<HashMap<runtime::Id, Vec<Connected>>>,
+}
+
+struct Connected {
+    socket: AsyncFd<UdpSocket>,
+    opened: Instant,
+    uses: u32,
+}
+
+impl Sockets {
+    pub(super) fn new(addr: SocketAddr) -> Sockets {
+        Sockets {
+            addr,
+            idle: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        metrics: &Metrics,
+    ) -> Result<Outcome, AskError> {
+        let sent = Sent::new(question);
+        let connected = match self.take() {
+            Some(idle) => idle,
+            None => Connected::open(self.addr)?,
+        };
+        let socket = &connected.socket;
+        // One that has room for no datagram is as good as none.
+        socket.get_ref().send(&sent.octets)?;
+        let mut misfits = 0;
+        while misfits < MISFITS_MAX {
+            let mut ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            match sent.receive(socket.get_ref()) {
+                Ok(Received::Misfit) => {
+                    misfits += 1;
+                    add(&metrics.upstream_misfits);
+                }
+                Ok(Received::OtherCase) => {
+                    add(&metrics.upstream_misfits);
+                    return Ok(Outcome::Suspect);
+                }
+                Ok(Received::Truncated) => return Ok(Outcome::Truncated),
+                Ok(Received::Message(message)) => {
+                    ready.clear_ready();
+                    drop(ready);
+                    if misfits == 0 {
+                        self.give_back(connected);
+                    }
+                    let message =
+                        message.map_err(|error| AskError::Unreadable(error.to_string()))?;
+                    return check(question, message).map(Outcome::Answer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
             }
-            Judgement::Fits if received[2] & TRUNCATION_BIT != 0 => return Ok(Outcome::Truncated),
-            Judgement::Fits => {
-                sent.restore_case(received);
-                let message = Message::from_vec(received)
-                    .map_err(|error| AskError::Unreadable(error.to_string()))?;
-                return check(question, message).map(Outcome::Answer);
+        }
+        Ok(Outcome::Suspect)
+    }
+
+    /// One of those kept, at random. Those whose time is up are closed.
+    fn take(&self) -> Option<Connected> {
+        let now = Instant::now();
+        let mut idle = self.idle();
+        let idle = idle.get_mut(&Handle::current().id())?;
+        idle.retain(|connected| now - connected.opened < LIFE);
+        while !idle.is_empty() {
+            let connected = idle.swap_remove(rand::random_range(..idle.len()));
+            if connected.is_quiet() {
+                return Some(connected);
+            }
+        }
+        None
+    }
+
+    fn give_back(&self, mut connected: Connected) {
+        connected.uses += 1;
+        if connected.uses < USES_MAX {
+            let mut idle = self.idle();
+            let idle = idle.entry(Handle::current().id()).or_default();
+            if idle.len() < IDLE_MAX {
+                idle.push(connected);
             }
         }
     }
-    Ok(Outcome::Suspect)
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<runtime::Id, Vec<Connected>>> {
+        self.idle.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Connected {
+    /// connect() picks the port of a socket that was not bound, as bind() would.
+    fn open(addr: SocketAddr) -> io::Result<Connected> {
+        let kind = Type::DGRAM.nonblocking();
+        let socket = Socket::new(Domain::for_address(addr), kind, Some(SocketProtocol::UDP))?;
+        socket.connect(&addr.into())?;
+        // Not tokio's own: that is woken for each datagram that left, as well.
+        // SAFETY: a `UdpSocket` keeps its one open descriptor until it is dropped, and nothing
+        // here takes it out of the `AsyncFd`.
+        let socket = unsafe { AsyncFd::register_with_interest(socket.into(), Interest::READABLE) }?;
+        Ok(Connected {
+            socket,
+            opened: Instant::now(),
+            uses: 0,
+        })
+    }
+
+    /// Nothing came since the last answer: no second one, no guess, no ICMP error.
+    fn is_quiet(&self) -> bool {
+        let came = self.socket.get_ref().recv(&mut [0]);
+        came.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+/// A datagram from the upstream's address.
+enum Received {
+    Misfit,
+    OtherCase,
+    Truncated,
+    Message(Result<Message, DecodeError>),
 }
 
 /// A query as it was sent.
@@ -88,14 +198,30 @@ enum Judgement {
 }
 
 impl Sent {
-    fn new(question: &Question) -> Result<Sent, AskError> {
-        let mut octets = query(question).to_vec()?;
+    fn new(question: &Question) -> Sent {
+        let mut octets = query_octets(question);
         let name_octets: usize = question.name.iter().map(|label| label.len() + 1).sum();
         let name = HEADER_OCTETS..HEADER_OCTETS + name_octets + 1;
         randomize_case(&mut octets[name.clone()]);
-        Ok(Sent {
+        Sent {
             octets,
             question: name.start..name.end + QUESTION_TAIL_OCTETS,
+        }
+    }
+
+    /// Takes one datagram from the socket.
+    fn receive(&self, socket: &UdpSocket) -> io::Result<Received> {
+        let mut buffer = [0; ANSWER_OCTETS_MAX];
+        let len = socket.recv(&mut buffer)?;
+        let received = &mut buffer[..len];
+        Ok(match self.judge(received) {
+            Judgement::Misfit => Received::Misfit,
+            Judgement::OtherCase => Received::OtherCase,
+            Judgement::Fits if received[2] & TRUNCATION_BIT != 0 => Received::Truncated,
+            Judgement::Fits => {
+                self.restore_case(received);
+                Received::Message(Message::from_vec(received))
+            }
         })
     }
 
@@ -145,19 +271,25 @@ fn randomize_case(name: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use futures_util::future::join_all;
     use hickory_proto::rr::{LowerName, Name, RecordType};
 
     use super::*;
 
-    fn sent() -> Sent {
+    fn question() -> Question {
         let name = Name::from_ascii("some-long-name-with-many-letters.example.").unwrap();
-        Sent::new(&Question {
+        Question {
             name: LowerName::new(&name),
             qtype: RecordType::AAAA,
             dnssec_ok: false,
             checking_disabled: false,
-        })
-        .unwrap()
+        }
+    }
+
+    fn sent() -> Sent {
+        Sent::new(&question())
     }
 
     fn response(sent: &Sent) -> Vec<u8> {
@@ -217,5 +349,102 @@ mod tests {
         short[4..6].copy_from_slice(&[0, 0]);
         assert_eq!(sent.judge(&short), Judgement::Fits);
         sent.restore_case(&mut short);
+    }
+
+    /// Sockets, and the upstream that they lead to.
+    async fn upstream() -> (Sockets, tokio::net::UdpSocket) {
+        let upstream = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        (Sockets::new(upstream.local_addr().unwrap()), upstream)
+    }
+
+    /// The next query, and the port it came from.
+    async fn heard(upstream: &tokio::net::UdpSocket) -> (Vec<u8>, SocketAddr) {
+        let mut octets = vec![0; 512];
+        let (len, from) = upstream.recv_from(&mut octets).await.unwrap();
+        octets.truncate(len);
+        octets[2] |= RESPONSE_BIT;
+        (octets, from)
+    }
+
+    /// One question and its answer, with these datagrams before and behind it: the port.
+    async fn ask_once(
+        (sockets, upstream): &(Sockets, tokio::net::UdpSocket),
+        before: &[&[u8]],
+        behind: &[&[u8]],
+    ) -> u16 {
+        let metrics = Metrics::default();
+        let question = question();
+        let asked = sockets.ask(&question, &metrics);
+        let answered = async {
+            let (answer, from) = heard(upstream).await;
+            for octets in before.iter().chain([&&*answer]).chain(behind) {
+                upstream.send_to(octets, from).await.unwrap();
+            }
+            from.port()
+        };
+        let (outcome, port) = tokio::join!(asked, answered);
+        assert!(matches!(outcome, Ok(Outcome::Answer(_))));
+        port
+    }
+
+    #[tokio::test]
+    async fn rfc5452_section_9_2_questions_under_way_have_ports_of_their_own() {
+        const QUESTIONS: usize = 50;
+        let (sockets, upstream) = upstream().await;
+        let (metrics, question) = (Metrics::default(), question());
+        for _ in 0..2 {
+            let asked = join_all((0..QUESTIONS).map(|_| sockets.ask(&question, &metrics)));
+            let answered = async {
+                let mut all = Vec::new();
+                for _ in 0..QUESTIONS {
+                    all.push(heard(&upstream).await);
+                }
+                for (answer, from) in &all {
+                    upstream.send_to(answer, from).await.unwrap();
+                }
+                let ports = all.iter().map(|(_, from)| from.port());
+                ports.collect::<HashSet<u16>>()
+            };
+            let (outcomes, ports) = tokio::join!(asked, answered);
+            assert!(outcomes.iter().all(Result::is_ok));
+            assert_eq!(ports.len(), QUESTIONS);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_is_another_one_after_some_questions_and_some_time() {
+        let peers = upstream().await;
+        let mut ports = Vec::new();
+        for _ in 0..2 * USES_MAX {
+            ports.push(ask_once(&peers, &[], &[]).await);
+        }
+        let uses: Vec<usize> = ports.chunk_by(|a, b| a == b).map(<[u16]>::len).collect();
+        assert_eq!(uses, [USES_MAX as usize; 2]);
+        let port = ask_once(&peers, &[], &[]).await;
+        tokio::time::sleep(LIFE).await;
+        assert_ne!(ask_once(&peers, &[], &[]).await, port);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_somebody_else_sent_to_is_not_used_again() {
+        let peers = upstream().await;
+        let port = ask_once(&peers, &[b"a guess"], &[]).await;
+        let next = ask_once(&peers, &[], &[]).await;
+        assert_ne!(next, port);
+        assert_eq!(ask_once(&peers, &[], &[b"late"]).await, next);
+        assert_ne!(ask_once(&peers, &[], &[]).await, next);
+    }
+
+    #[tokio::test]
+    async fn a_question_given_up_takes_its_socket_with_it() {
+        let peers = upstream().await;
+        let port = ask_once(&peers, &[], &[]).await;
+        let metrics = Metrics::default();
+        let question = question();
+        let asked = peers.0.ask(&question, &metrics);
+        let given_up = tokio::time::timeout(Duration::from_millis(20), asked).await;
+        assert!(given_up.is_err());
+        assert_eq!(heard(&peers.1).await.1.port(), port);
+        assert_ne!(ask_once(&peers, &[], &[]).await, port);
     }
 }
