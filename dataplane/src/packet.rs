@@ -27,8 +27,8 @@ impl Window {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a frame that is dropped is lost to its frame memory: send or release it"]
 pub struct Frame {
-    area: u32,
-    chunk: u32,
+    /// The number of the frame memory in the upper half, of the chunk in the lower.
+    place: u64,
     /// Where the packet lies in the chunk.
     pub window: Window,
 }
@@ -36,23 +36,29 @@ pub struct Frame {
 impl Frame {
     /// Made only by the frame memory that counts its chunks.
     pub(crate) fn new(area: u32, chunk: u32, window: Window) -> Frame {
-        Frame {
-            area,
-            chunk,
-            window,
-        }
+        let place = u64::from(area) << 32 | u64::from(chunk);
+        Frame { place, window }
     }
 
     /// The number of the frame memory that the chunk lies in.
     #[inline]
     pub fn area(&self) -> u32 {
-        self.area
+        (self.place >> 32) as u32
     }
 
     /// The number of the chunk.
     #[inline]
+    #[allow(clippy::cast_possible_truncation)] // the lower half is what is meant
     pub fn chunk(&self) -> u32 {
-        self.chunk
+        self.place as u32
+    }
+
+    /// The number of the chunk if it is one of that many of this frame memory: one comparison.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)] // below a number of 32 bits
+    pub(crate) fn chunk_in(&self, area: u32, chunk_count: u32) -> Option<usize> {
+        let chunk = self.place.wrapping_sub(u64::from(area) << 32);
+        (chunk < u64::from(chunk_count)).then_some(chunk as usize)
     }
 }
 

@@ -226,6 +226,28 @@ fn a_removed_address_is_cut_and_its_subscribers_go_on_elsewhere() {
     bench.gateway.nat64.check_invariants();
 }
 
+/// A session keeps its next hop, but not when its peer becomes an address of the pool.
+#[test]
+fn packets_turn_around_when_their_peer_comes_into_the_pool() {
+    let mut bench = Bench::new();
+    for _ in 0..2 {
+        assert_eq!(bench.open(3, SERVER), Some(bench.mapped[&3]));
+    }
+    let mut with_server = config(|_| {});
+    with_server.pool4.push(Pool4Prefix {
+        address: SERVER,
+        length: 32,
+        ports: 1024..=2047,
+        ..Pool4Prefix::default()
+    });
+    bench.change(with_server);
+    let packet = udp6((host(3), 4000), (embedded(SERVER), 9), b"x");
+    let outcome = bench.gateway.put(Side::V6, &packet);
+    assert_eq!(outcome, Outcome::Dropped(DropReason::NoBib));
+    assert_eq!(bench.open(3, OTHER_SERVER), Some(bench.mapped[&3]));
+    bench.change(config(|pool| pool.exclude = Vec::new()));
+}
+
 #[test]
 fn a_drained_address_keeps_what_it_has_and_gives_no_more() {
     let mut bench = Bench::new();

@@ -113,30 +113,45 @@ impl FrameArea {
     /// If the frame belongs to another area, or its window was set beyond its chunk.
     #[inline]
     pub fn packet<'a>(&'a self, frame: &'a mut Frame) -> Packet<'a> {
-        assert!(frame.area() == self.id && frame.chunk() < self.chunk_count);
-        let offset = (frame.chunk() as usize) << CHUNK_BITS;
+        let (chunk, window) = self.chunk_of(frame);
+        Packet::new(chunk, window).expect("a window lies inside its chunk")
+    }
+
+    #[inline]
+    fn chunk_of<'a>(&'a self, frame: &'a mut Frame) -> (&'a mut [u8; CHUNK_LEN], &'a mut Window) {
+        let Some(chunk) = frame.chunk_in(self.id, self.chunk_count) else {
+            not_of_this_area(frame)
+        };
         // SAFETY: the chunk number was just compared with the number of chunks behind `base`.
-        let chunk = unsafe { self.base.as_ptr().add(offset) };
+        let chunk = unsafe { self.base.as_ptr().add(chunk << CHUNK_BITS) };
         // SAFETY: `CHUNK_LEN` octets lie behind `chunk` and live as long as `self`. The frame is
         // this area's only one for the chunk (`with_frames` and `adopt` make no second), it is
         // borrowed exclusively, and the kernel holds no chunk for which a frame exists.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(chunk, CHUNK_LEN) };
-        Packet::new(bytes, &mut frame.window).expect("a window lies inside its chunk")
+        let chunk = unsafe { &mut *chunk.cast::<[u8; CHUNK_LEN]>() };
+        (chunk, &mut frame.window)
     }
 
-    /// The octets of the packet in a frame.
+    /// `N` octets of a frame's chunk, the first of them `before` octets in front of its packet,
+    /// with the packet's window; `None` where the chunk has not so many, or fewer than `room` in
+    /// front of them. Octets that are not the packet's are anything.
     ///
     /// # Panics
-    /// As [`FrameArea::packet`].
+    /// If the frame belongs to another area.
     #[inline]
-    pub fn octets<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
-        assert!(frame.area() == self.id && frame.chunk() < self.chunk_count);
-        let offset = (frame.chunk() as usize) << CHUNK_BITS;
-        // SAFETY: the chunk number was just compared with the number of chunks behind `base`.
-        let chunk = unsafe { self.base.as_ptr().add(offset) };
-        // SAFETY: as in `packet`, but shared: while the frame is borrowed nobody can write.
-        let bytes = unsafe { std::slice::from_raw_parts(chunk, CHUNK_LEN) };
-        &bytes[frame.window.range()]
+    pub fn around<'a, const N: usize>(
+        &'a self,
+        frame: &'a mut Frame,
+        before: u16,
+        room: u16,
+    ) -> Option<(&'a mut [u8; N], &'a mut Window)> {
+        let (chunk, window) = self.chunk_of(frame);
+        // One comparison for both ends: what is too far in front wraps round.
+        let beyond = usize::from(window.start.wrapping_sub(before + room));
+        if beyond > CHUNK_LEN - N - usize::from(room) {
+            return None;
+        }
+        let at = usize::from(room) + beyond;
+        Some((chunk.get_mut(at..at + N)?.first_chunk_mut()?, window))
     }
 
     /// Hints that the first octets of a frame's packet are about to be read.
@@ -189,6 +204,11 @@ impl FrameArea {
     }
 }
 
+#[cold]
+fn not_of_this_area(frame: &Frame) -> ! {
+    panic!("{frame:?} is of another frame memory")
+}
+
 const EMPTY: Window = Window {
     start: HEADROOM,
     len: 0,
@@ -230,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "frame.area() == self.id")]
+    #[should_panic(expected = "of another frame memory")]
     fn a_frame_of_another_area_is_refused() {
         let (area, _frames) = FrameArea::on_heap(1);
         let (_other, mut others) = FrameArea::on_heap(1);

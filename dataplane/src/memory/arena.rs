@@ -10,7 +10,8 @@ use std::sync::Arc;
 /// memory of another process are valid.
 ///
 /// # Safety
-/// All bit patterns have to be valid, and the type must not contain pointers or references.
+/// All bit patterns have to be valid, and the type must contain neither pointers or references nor
+/// padding.
 pub unsafe trait Plain: Copy + 'static {}
 
 // SAFETY: integers have no invalid bit patterns.
@@ -239,23 +240,32 @@ impl<T: Plain> Slab<T> {
     }
 }
 
-/// Bit n set: the nth of eight is this one.
+/// The first 32 octets of an entry.
 #[inline]
-pub(super) fn equal_of_eight(all: &[u16; 8], one: u16) -> u32 {
+pub(super) fn first_words<T: Plain>(entry: &T) -> &[u16; 16] {
+    const { assert!(size_of::<T>() >= 32 && align_of::<T>() >= align_of::<u16>()) };
+    // SAFETY: the octets are the entry's own and none is padding (`Plain`); any are valid words.
+    unsafe { &*std::ptr::from_ref(entry).cast() }
+}
+
+/// Bit n set: the nth of sixteen is this one.
+#[inline]
+pub(super) fn equal_of_sixteen(all: &[u16; 16], one: u16) -> u32 {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{
             _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
         };
+        let (lower, upper) = all.split_at(8);
         #[allow(clippy::multiple_unsafe_ops_per_block)] // one comparison
-        // SAFETY: SSE2 is part of x86-64, and the 16 octets read are those of `all`.
-        let octets = unsafe {
-            let all = _mm_loadu_si128(all.as_ptr().cast());
-            let equal = _mm_cmpeq_epi16(all, _mm_set1_epi16(one.cast_signed()));
-            _mm_movemask_epi8(_mm_packs_epi16(equal, equal))
+        // SAFETY: SSE2 is part of x86-64, and the 16 octets read each are those of a half of `all`.
+        let equal = unsafe {
+            let one = _mm_set1_epi16(one.cast_signed());
+            let lower = _mm_cmpeq_epi16(_mm_loadu_si128(lower.as_ptr().cast()), one);
+            let upper = _mm_cmpeq_epi16(_mm_loadu_si128(upper.as_ptr().cast()), one);
+            _mm_movemask_epi8(_mm_packs_epi16(lower, upper))
         };
-        // The upper half repeats the lower.
-        octets.cast_unsigned() & 0xff
+        equal.cast_unsigned()
     }
     #[cfg(not(target_arch = "x86_64"))]
     {

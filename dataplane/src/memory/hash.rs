@@ -30,8 +30,9 @@ impl HashKey {
     /// Hash of an IPv6 transport address of a protocol.
     #[inline]
     pub fn transport(&self, ip: Ipv6Addr, port: u16, protocol: u8) -> u64 {
-        let bits = u128::from(ip);
-        let rest = u64::from(port) | u64::from(protocol) << 16;
+        // As packets have it: nothing is turned round.
+        let bits = u128::from_ne_bytes(ip.octets());
+        let rest = u64::from(port.to_be()) | u64::from(protocol) << 16;
         self.words(high(bits), low(bits), rest)
     }
 

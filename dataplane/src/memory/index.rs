@@ -5,7 +5,7 @@
 //! touches the partner only if the primary bucket says that entries of it live elsewhere, so at
 //! usual load it costs one line. No growth, no rehash: a table is as large as it was planned.
 
-use super::arena::{Plain, Slab, equal_of_eight, slab_bytes};
+use super::arena::{Plain, Slab, equal_of_sixteen, first_words, slab_bytes};
 
 const SLOTS: usize = 10;
 
@@ -55,7 +55,7 @@ pub struct Full;
 #[derive(Debug)]
 pub struct Index {
     buckets: Slab<Bucket>,
-    count: u32,
+    count: u64,
 }
 
 impl Index {
@@ -73,7 +73,7 @@ impl Index {
         let buckets = arena.resident_slab(count)?;
         Ok(Index {
             buckets,
-            count: u32::try_from(count).unwrap_or(u32::MAX),
+            count: u64::from(u32::try_from(count).unwrap_or(u32::MAX)),
         })
     }
 
@@ -82,8 +82,8 @@ impl Index {
     #[allow(clippy::cast_possible_truncation)] // halves of a 64-bit hash
     pub fn probe(&self, hash: u64) -> Probe {
         let bucket = scale(hash as u32, self.count);
-        // Zero marks an empty slot.
-        let tag = ((hash >> 48) as u16).max(1);
+        // Zero marks an empty slot; an odd number is none, at less cost than a comparison.
+        let tag = (hash >> 48) as u16 | 1;
         Probe { bucket, tag }
     }
 
@@ -280,6 +280,11 @@ impl Index {
         }
     }
 
+    #[allow(clippy::cast_possible_truncation)] // made from 32 bits
+    fn bucket_count(&self) -> u32 {
+        self.count as u32
+    }
+
     /// The other bucket of an entry: its own inverse, for any number of buckets.
     #[inline]
     fn partner(&self, bucket: u32, tag: u16) -> u32 {
@@ -291,7 +296,7 @@ impl Index {
         if anchor >= bucket {
             anchor - bucket
         } else {
-            self.count - (bucket - anchor)
+            self.bucket_count() - (bucket - anchor)
         }
     }
 }
@@ -305,16 +310,15 @@ fn bucket_count(capacity: usize) -> usize {
 /// Maps 32 random bits to 0..count without a division.
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // the upper half of a 32 by 32 bit product
-fn scale(random: u32, count: u32) -> u32 {
-    ((u64::from(random) * u64::from(count)) >> 32) as u32
+fn scale(random: u32, count: u64) -> u32 {
+    ((u64::from(random) * count) >> 32) as u32
 }
 
 /// Bit n set: slot n has this tag.
 #[inline]
 fn matches(bucket: &Bucket, tag: u16) -> u32 {
-    let [eight @ .., ninth, tenth] = &bucket.tags;
-    let two = u32::from(*ninth == tag) | u32::from(*tenth == tag) << 1;
-    equal_of_eight(eight, tag) | two << 8
+    // What stands behind the tags is compared with them and left out.
+    equal_of_sixteen(first_words(bucket), tag) & ((1 << SLOTS) - 1)
 }
 
 #[inline]
@@ -377,7 +381,7 @@ mod tests {
     fn full_is_an_error_and_changes_nothing() {
         let key = HashKey::seeded(1);
         let mut index = index(16);
-        let slots = index.count * 10;
+        let slots = index.bucket_count() * 10;
         let mut inserted = Vec::new();
         for reference in 1..=slots * 2 {
             let probe = index.probe(key.words(u64::from(reference), 0, 0));

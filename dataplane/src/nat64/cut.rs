@@ -64,6 +64,7 @@ impl Nat64 {
     /// Goes on with another map of the pools.
     pub(super) fn adopt_pool(&mut self, pool: Arc<PoolMap>) {
         let before = std::mem::replace(&mut self.pool, Arc::clone(&pool));
+        self.pool_changes = self.pool_changes.wrapping_add(1);
         self.blocks.adopt(pool, &self.ownership);
         for slot in 0..self.pool.slot_count() {
             self.exclude_ports(slot, &before);

@@ -3,23 +3,26 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
+use gate64_wire::checksum::Delta;
 
 use super::lifetime::STATE_DEAD;
+use crate::clock::Tick;
 use crate::memory::Plain;
 use crate::route::HopId;
 
-/// A session as stored: the IPv4 peer, its state, and what a packet of it needs next.
+/// A session as stored: the IPv4 peer, its state, and what a packet of it needs next. Addresses
+/// and ports are in network order, as packets have them.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct Session {
     /// Z: the IPv4 peer.
-    pub remote: u32,
-    /// z: its port.
-    pub remote_port: u16,
+    remote_ip: [u8; 4],
     /// Which Pref64 the client uses for it.
     pub pref64: u8,
     /// State octet, see [`super::lifetime`]; 0 where there is no session.
     pub state: u8,
+    /// z: its port.
+    remote_port: [u8; 2],
     /// When a packet last refreshed it.
     pub seen: u32,
     /// When it was made.
@@ -39,7 +42,92 @@ const _: () = assert!(size_of::<Session>() == 24);
 /// No hop kept.
 pub const HOP_NONE: u16 = u16::MAX;
 
+/// What a packet has to agree with to be of a session: the four octets of the peer's address, and
+/// four of prefix, state and the peer's port. Compared as two words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fit {
+    remote_ip: u32,
+    rest: u32,
+}
+
+impl Fit {
+    /// What no live session fits.
+    pub const NONE: Fit = Fit {
+        remote_ip: 0,
+        rest: 0,
+    };
+
+    /// For the peer with this address and port in network order, a prefix and a state.
+    #[inline]
+    pub fn of(remote_ip: [u8; 4], remote_port: [u8; 2], pref64: u8, state: u8) -> Fit {
+        let [high, low] = remote_port;
+        Fit {
+            remote_ip: u32::from_ne_bytes(remote_ip),
+            rest: u32::from_ne_bytes([pref64, state, high, low]),
+        }
+    }
+
+    /// The peer's address in network order.
+    #[inline]
+    pub fn remote_ip(self) -> [u8; 4] {
+        self.remote_ip.to_ne_bytes()
+    }
+
+    /// Whether both agree in all but the prefix.
+    #[inline]
+    pub fn is_but_for_prefix(self, other: Fit) -> bool {
+        let [_, state, port @ ..] = self.rest.to_ne_bytes();
+        let [_, other_state, other_port @ ..] = other.rest.to_ne_bytes();
+        self.remote_ip == other.remote_ip && port == other_port && state == other_state
+    }
+
+    /// The peer.
+    pub fn remote(self) -> TransportAddr4 {
+        let [.., high, low] = self.rest.to_ne_bytes();
+        TransportAddr4 {
+            ip: Ipv4Addr::from(self.remote_ip()),
+            port: u16::from_be_bytes([high, low]),
+        }
+    }
+
+    /// The state.
+    pub fn state(self) -> u8 {
+        self.rest.to_ne_bytes()[1]
+    }
+}
+
 impl Session {
+    /// A session that begins now, without a hop yet.
+    pub fn new(peer: TransportAddr4, pref64: u8, state: u8, now: Tick, delta: Delta) -> Session {
+        Session {
+            remote_ip: peer.ip.octets(),
+            pref64,
+            state,
+            remote_port: peer.port.to_be_bytes(),
+            seen: now.0,
+            created: now.0,
+            delta: delta.bits(),
+            hop_generation: 0,
+            hop_v4: HOP_NONE,
+            hop_v6: HOP_NONE,
+        }
+    }
+
+    /// Z,z: the IPv4 peer.
+    #[inline]
+    pub fn remote(&self) -> TransportAddr4 {
+        TransportAddr4 {
+            ip: Ipv4Addr::from(self.remote_ip),
+            port: u16::from_be_bytes(self.remote_port),
+        }
+    }
+
+    /// What packets of it have to agree with.
+    #[inline]
+    pub fn fit(&self) -> Fit {
+        Fit::of(self.remote_ip, self.remote_port, self.pref64, self.state)
+    }
+
     /// Whether there is a session and it was not cleared.
     #[inline]
     pub fn is_live(&self) -> bool {
@@ -49,7 +137,7 @@ impl Session {
     /// Whether it is a live session with this peer.
     #[inline]
     pub fn is_with(&self, peer: TransportAddr4) -> bool {
-        self.remote == u32::from(peer.ip) && self.remote_port == peer.port && self.is_live()
+        self.remote() == peer && self.is_live()
     }
 
     /// The kept hop towards a side, if it is of this route snapshot.
@@ -57,6 +145,13 @@ impl Session {
     pub fn hop(&self, generation: u16, towards_v4: bool) -> Option<HopId> {
         let hop = if towards_v4 { self.hop_v4 } else { self.hop_v6 };
         (self.hop_generation == generation && hop != HOP_NONE).then_some(HopId(hop))
+    }
+
+    /// As [`Session::hop`], but of a hop that is not known [`HOP_NONE`], which no snapshot has.
+    #[inline]
+    pub fn hop_or_none(&self, generation: u16, towards_v4: bool) -> Option<u16> {
+        let hop = if towards_v4 { self.hop_v4 } else { self.hop_v6 };
+        (self.hop_generation == generation).then_some(hop)
     }
 
     /// Keeps a hop of this route snapshot.
@@ -74,14 +169,43 @@ impl Session {
     }
 }
 
+/// Both transport addresses of a BIB entry, in network order.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Ends {
+    /// X'.
+    pub v6_ip: [u8; 16],
+    /// x.
+    pub v6_port: [u8; 2],
+    /// t.
+    pub v4_port: [u8; 2],
+    /// T.
+    pub v4_ip: [u8; 4],
+}
+
+impl Ends {
+    /// Of these transport addresses.
+    pub fn new(v6: TransportAddr6, v4: TransportAddr4) -> Ends {
+        Ends {
+            v6_ip: v6.ip.octets(),
+            v6_port: v6.port.to_be_bytes(),
+            v4_port: v4.port.to_be_bytes(),
+            v4_ip: v4.ip.octets(),
+        }
+    }
+
+    /// Whether the IPv6 side is this one, in network order.
+    #[inline]
+    pub fn is_v6(&self, ip: &[u8; 16], port: &[u8; 2]) -> bool {
+        u128::from_ne_bytes(self.v6_ip) == u128::from_ne_bytes(*ip) && self.v6_port == *port
+    }
+}
+
 /// A BIB entry with its first session: one cache line.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 pub struct BibEntry {
-    pub(super) v6_ip: [u8; 16],
-    pub(super) v6_port: u16,
-    pub(super) v4_port: u16,
-    pub(super) v4_ip: u32,
+    pub(super) ends: Ends,
     /// The subscriber; for a free entry, the next free one.
     pub subscriber: u32,
     /// Sessions besides the first.
@@ -110,8 +234,8 @@ impl BibEntry {
     #[inline]
     pub fn v6(&self) -> TransportAddr6 {
         TransportAddr6 {
-            ip: Ipv6Addr::from(self.v6_ip),
-            port: self.v6_port,
+            ip: Ipv6Addr::from(self.ends.v6_ip),
+            port: u16::from_be_bytes(self.ends.v6_port),
         }
     }
 
@@ -119,8 +243,8 @@ impl BibEntry {
     #[inline]
     pub fn v4(&self) -> TransportAddr4 {
         TransportAddr4 {
-            ip: Ipv4Addr::from(self.v4_ip),
-            port: self.v4_port,
+            ip: Ipv4Addr::from(self.ends.v4_ip),
+            port: u16::from_be_bytes(self.ends.v4_port),
         }
     }
 
@@ -151,9 +275,7 @@ impl BibEntry {
 
     #[inline]
     pub(super) fn is(&self, ip: Ipv6Addr, port: u16, protocol: Protocol) -> bool {
-        u128::from_ne_bytes(self.v6_ip) == u128::from_ne_bytes(ip.octets())
-            && self.v6_port == port
-            && self.protocol == protocol as u8
+        self.ends.is_v6(&ip.octets(), &port.to_be_bytes()) && self.protocol == protocol as u8
     }
 }
 

@@ -7,128 +7,127 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
+use gate64_wire::addr::Protocol;
 use gate64_wire::checksum::Delta;
-use gate64_wire::plain::{PlainL4, PlainV4, PlainV6};
+use gate64_wire::plain::{Head, PlainV4, PlainV6};
+use gate64_wire::rfc6052::Pref64;
 
-use super::table::{PortPlace, Session};
+use super::lifetime::STATE_UDP;
+use super::table::{Fit, Met, PortPlace, Session};
 use super::tcp_state::TcpState;
-use super::{Context, Nat64};
+use super::{BATCH_FRAMES_MAX, Context, Nat64};
 use crate::counters;
 use crate::memory::Probe;
-use crate::packet::{LINK_HEADER_MAX, Packet};
+use crate::packet::{LINK_HEADER_MAX, Window};
 use crate::route::{HopId, Lookup};
-use crate::siit::{self, GROWTH, PlainHeader};
+use crate::siit::{self, GROWTH, Rules};
 use crate::verdict::Side;
 
-/// What the stages after the first need of a plain packet.
+/// What the stages after the first need of a plain packet. What they can read in the packet they
+/// read there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Plain {
-    /// Whether the lane takes the packet; the rest means something only then.
-    pub is_taken: bool,
+    /// Its place in the burst.
+    place_in_burst: u8,
+    /// From which side the lane takes the packet, if it does; the rest means something only then.
+    pub taken: Option<Side>,
     /// Where the session is found: from IPv6.
     probe: Probe,
     /// Where the session is found: from IPv4.
     place: PortPlace,
     /// The BIB entry that stage two found there, 0 for none.
     bib: u32,
-    /// From IPv6: the host.
-    src: Ipv6Addr,
-    remote: Ipv4Addr,
-    /// From IPv6: which prefix the peer was reached by.
-    pref64: u8,
-    l4: PlainL4,
-    pub header: PlainHeader,
-    dont_fragment: bool,
+    /// Which session it is: of the one state in which plain packets leave it as it is.
+    fit: Fit,
 }
 
 impl Plain {
-    /// What stands in a place before its first packet.
-    pub const NONE: Plain = Plain {
-        is_taken: false,
-        probe: Probe::NOWHERE,
-        place: PortPlace::NOWHERE,
-        bib: 0,
-        src: Ipv6Addr::UNSPECIFIED,
-        remote: Ipv4Addr::UNSPECIFIED,
-        pref64: 0,
-        l4: PlainL4 {
-            protocol: Protocol::Udp,
-            src_port: 0,
-            dst_port: 0,
-        },
-        header: PlainHeader {
-            len: 0,
-            traffic_class: 0,
-            hop_limit: 0,
-        },
-        dont_fragment: false,
-    };
-
-    /// Of a packet from IPv6: the host's transport address and the peer's.
-    #[inline]
-    fn ends_v6(&self) -> (TransportAddr6, TransportAddr4) {
-        let host = TransportAddr6 {
-            ip: self.src,
-            port: self.l4.src_port,
-        };
-        let peer = TransportAddr4 {
-            ip: self.remote,
-            port: self.l4.dst_port,
-        };
-        (host, peer)
-    }
-
-    /// Of a packet from IPv4: the peer's transport address.
-    #[inline]
-    fn peer_v4(&self) -> TransportAddr4 {
-        TransportAddr4 {
-            ip: self.remote,
-            port: self.l4.src_port,
+    /// What stands in a place of a burst before its first packet.
+    pub fn at(place: usize) -> Plain {
+        Plain {
+            place_in_burst: u8::try_from(place).unwrap_or(u8::MAX),
+            taken: None,
+            probe: Probe::NOWHERE,
+            place: PortPlace::NOWHERE,
+            bib: 0,
+            fit: Fit::NONE,
         }
     }
-}
 
-/// What a run forwarded through the lane: counted once for all of its packets.
-#[derive(Debug, Default)]
-pub(super) struct Forwarded {
-    packets: u64,
-    octets: u64,
-}
-
-impl Forwarded {
-    /// Counts a packet of that many octets, as it came.
-    #[inline]
-    pub fn count(&mut self, len: u16) {
-        self.packets += 1;
-        self.octets += u64::from(len);
+    /// Its place in the burst.
+    pub fn place(&self) -> usize {
+        usize::from(self.place_in_burst)
     }
 }
 
-/// The lane's stages for packets from one side.
+/// A packet that a lane has translated.
+pub(super) struct Passed {
+    pub hop: HopId,
+    /// Octets of the translated packet.
+    len: u16,
+}
+
+/// What a run forwarded through the lane: counted once for all of its packets. One sum: packets
+/// stand above the octets of the translated packets.
+#[derive(Debug, Default)]
+pub(super) struct Forwarded(u32);
+
+const OCTET_BITS: u32 = 22;
+const _: () = assert!(BATCH_FRAMES_MAX * (u16::MAX as usize) < 1 << OCTET_BITS);
+const _: () = assert!(BATCH_FRAMES_MAX < 1 << (u32::BITS - OCTET_BITS));
+
+impl Forwarded {
+    /// Counts a packet of a burst.
+    #[inline]
+    pub fn count(&mut self, passed: &Passed) {
+        self.0 = self.0.wrapping_add(1 << OCTET_BITS | u32::from(passed.len));
+    }
+
+    /// Packets, and octets of the translated packets.
+    fn parts(&self) -> (u64, u64) {
+        let octets = self.0 & ((1 << OCTET_BITS) - 1);
+        (u64::from(self.0 >> OCTET_BITS), u64::from(octets))
+    }
+}
+
+/// The lane's stages for packets from one side. A packet is told by the octets around its headers
+/// and by its window.
 pub(super) trait Lane {
     /// That side.
     const SIDE: Side;
 
+    /// Octets of the head in front of the packet.
+    const BEFORE: u16;
+
+    /// Octets that have to be free in front of the head.
+    const ROOM: u16;
+
     /// Stage one: whether the lane may take the packet, by what it says alone. Asks the memory
     /// for the line that its session is found by.
-    fn enter(nat64: &Nat64, bytes: &[u8], one: &mut Plain) -> Option<()>;
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool;
 
     /// Stage two: reads that line, and asks for the BIB entry's.
     fn prefetch(nat64: &Nat64, one: &mut Plain);
 
-    /// Stage three: translates the packet; the next hop, or nothing if the packet has to go the
-    /// long way. It is then as it came.
+    /// Stage three: translates the packet if it is of a first session that keeps a next hop;
+    /// otherwise the packet stays as it came.
     fn pass(
         nat64: &mut Nat64,
-        packet: &mut Packet,
+        head: &mut Head,
+        window: &mut Window,
         one: &Plain,
         context: &Context,
-    ) -> Option<HopId>;
+    ) -> Option<Passed>;
 
-    /// Has the session keep a next hop: for the first packet in a direction, and after a change of
-    /// routes. Whether that was what the packet lacked, so that it passes now.
-    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool;
+    /// Likewise if it is of any session. Has the session keep a next hop: for the first packet in a
+    /// direction, and after a change of routes.
+    fn pass_further(
+        nat64: &mut Nat64,
+        head: &mut Head,
+        window: &mut Window,
+        one: &Plain,
+        context: &Context,
+    ) -> Option<Passed>;
 }
 
 /// Packets from IPv6.
@@ -139,31 +138,34 @@ pub(super) struct FromV4;
 
 impl Lane for FromV6 {
     const SIDE: Side = Side::V6;
+    const BEFORE: u16 = 0;
+    const ROOM: u16 = 0;
 
     #[inline]
-    fn enter(nat64: &Nat64, bytes: &[u8], one: &mut Plain) -> Option<()> {
-        let plain = PlainV6::read(bytes)?;
-        let (pref64, remote) = nat64.pref64_of(plain.dst()).ok()?;
-        if nat64.pool.contains(remote) || plain.hop_limit() <= 1 {
-            return None;
-        }
-        let src = plain.src();
-        if !nat64.ownership.is_alone() && nat64.ownership.of_v6(src) != nat64.worker {
-            return None;
-        }
-        let l4 = plain.l4;
-        one.probe = nat64.table.probe(src, l4.src_port, l4.protocol);
-        nat64.table.prefetch_bucket(one.probe);
-        one.src = src;
-        one.remote = remote;
-        one.pref64 = pref64;
-        one.l4 = l4;
-        one.header = PlainHeader {
-            len: plain.len,
-            traffic_class: plain.traffic_class(),
-            hop_limit: plain.hop_limit(),
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool {
+        let Some((plain, protocol)) = PlainV6::read(head, window.len) else {
+            return false;
         };
-        Some(())
+        let Some((pref64, remote)) = nat64.plain_pref64_of(plain.dst()) else {
+            return false;
+        };
+        if plain.hop_limit() <= 1 {
+            return false;
+        }
+        let src = Ipv6Addr::from(*plain.src());
+        if !nat64.is_alone && nat64.ownership.of_v6(src) != nat64.worker {
+            return false;
+        }
+        let port = u16::from_be_bytes(*plain.src_port());
+        one.probe = nat64.table.probe(src, port, protocol);
+        nat64.table.prefetch_bucket(one.probe);
+        one.fit = Fit::of(
+            remote.octets(),
+            plain.dst_port(),
+            pref64,
+            steady_state(protocol),
+        );
+        true
     }
 
     #[inline]
@@ -175,73 +177,106 @@ impl Lane for FromV6 {
     #[inline]
     fn pass(
         nat64: &mut Nat64,
-        packet: &mut Packet,
+        head: &mut Head,
+        window: &mut Window,
         one: &Plain,
         context: &Context,
-    ) -> Option<HopId> {
-        let (host, dst) = one.ends_v6();
-        let protocol = one.l4.protocol;
-        let met = nat64
-            .table
-            .meet_v6(one.bib, one.probe, host, protocol, dst)?;
-        let (hop, mtu) = kept_hop(met.session, protocol, true, context)?;
-        // The session's difference of checksums holds for the prefix that it was made with.
-        if one.header.len - GROWTH > mtu || met.session.pref64 != one.pref64 {
-            return None;
-        }
-        met.session.seen = context.tick.0;
-        let delta = Delta::from_bits(met.session.delta);
-        let outgoing = Tuple4 {
-            src: met.v4,
-            dst,
-            protocol,
-        };
+    ) -> Option<Passed> {
+        let plain = PlainV6::known(head);
+        let host = (plain.src(), plain.src_port());
+        let met = nat64.table.first_v6(one.bib, host, one.fit)?;
+        let hop = kept_hop(met.session, true, context)?;
         nat64.identification = nat64.identification.wrapping_add(1);
         let id = nat64.identification;
-        siit::plain_v6_to_v4(packet, &one.header, &outgoing, delta, &nat64.rules, id);
-        Some(hop)
+        forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
     }
 
     #[cold]
-    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool {
-        let (host, dst) = one.ends_v6();
-        let protocol = one.l4.protocol;
-        let met = nat64.table.meet_v6(one.bib, one.probe, host, protocol, dst);
-        met.is_some_and(|met| {
-            let found = context.routes.route4(one.remote);
-            keep_hop(met.session, protocol, true, found, context)
-        })
+    #[inline(never)]
+    fn pass_further(
+        nat64: &mut Nat64,
+        head: &mut Head,
+        window: &mut Window,
+        one: &Plain,
+        context: &Context,
+    ) -> Option<Passed> {
+        let plain = PlainV6::known(head);
+        let host = (plain.src(), plain.src_port());
+        // What turns around has no next hop, and so never gets past here. A change of the pool
+        // has all sessions forget theirs.
+        if nat64.pool.contains(one.fit.remote_ip().into()) {
+            return None;
+        }
+        let met = nat64.table.meet_v6(one.probe, host, one.fit)?;
+        let hop = kept_hop(met.session, true, context).or_else(|| {
+            let found = context.routes.route4(one.fit.remote_ip().into());
+            keep_hop(met.session, true, found, context)
+        })?;
+        nat64.identification = nat64.identification.wrapping_add(1);
+        let id = nat64.identification;
+        forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
     }
+}
+
+/// Translates a packet of a session from IPv6 if the next hop's MTU lets it pass.
+#[inline(always)] // twice: the second one is cold
+#[allow(clippy::inline_always, clippy::too_many_arguments)]
+fn forward_v6(
+    head: &mut Head,
+    window: &mut Window,
+    fit: Fit,
+    met: Met,
+    (hop, mtu): (HopId, u16),
+    id: u16,
+    rules: &Rules,
+    context: &Context,
+) -> Option<Passed> {
+    let len = PlainV6::known(head).payload_len().wrapping_add(GROWTH); // as an IPv4 packet
+    if len > mtu {
+        return None;
+    }
+    met.session.seen = context.tick.0;
+    let delta = Delta::from_bits(met.session.delta);
+    let src = (met.ends.v4_ip.into(), met.ends.v4_port);
+    let dst = fit.remote_ip().into();
+    window.start = window.start.wrapping_add(GROWTH); // the head lies in the chunk
+    window.len = len;
+    siit::plain_v6_to_v4(head, src, dst, delta, rules, id.to_ne_bytes());
+    Some(Passed { hop, len })
 }
 
 impl Lane for FromV4 {
     const SIDE: Side = Side::V4;
+    const BEFORE: u16 = GROWTH;
+    #[allow(clippy::cast_possible_truncation)] // 18
+    const ROOM: u16 = LINK_HEADER_MAX as u16;
 
     #[inline]
-    fn enter(nat64: &Nat64, bytes: &[u8], one: &mut Plain) -> Option<()> {
-        let plain = PlainV4::read(bytes)?;
-        let (dst, l4) = (plain.dst(), plain.l4);
-        let slot = nat64.pool.slot(dst)?;
-        if plain.ttl() <= 1 {
-            return None;
-        }
-        let ownership = &nat64.ownership;
-        if !ownership.is_alone()
-            && ownership.of_v4(&nat64.pool, dst, l4.dst_port, l4.protocol) != nat64.worker
-        {
-            return None;
-        }
-        one.place = PortPlace::of(slot, l4.dst_port, l4.protocol);
-        nat64.table.prefetch_place(one.place);
-        one.remote = plain.src();
-        one.l4 = l4;
-        one.header = PlainHeader {
-            len: plain.len,
-            traffic_class: plain.tos(),
-            hop_limit: plain.ttl(),
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool {
+        let Some((plain, protocol)) = PlainV4::read(head, window.len) else {
+            return false;
         };
-        one.dont_fragment = plain.dont_fragment();
-        Some(())
+        let dst = plain.dst();
+        let Some(slot) = nat64.pool.slot(dst) else {
+            return false;
+        };
+        if plain.ttl() <= 1 {
+            return false;
+        }
+        let port = u16::from_be_bytes(plain.dst_port());
+        let ownership = &nat64.ownership;
+        if !nat64.is_alone && ownership.of_v4(&nat64.pool, dst, port, protocol) != nat64.worker {
+            return false;
+        }
+        one.place = PortPlace::of(slot, port, protocol);
+        nat64.table.prefetch_place(one.place);
+        one.fit = Fit::of(
+            plain.src().octets(),
+            plain.src_port(),
+            0, // whichever prefix it is
+            steady_state(protocol),
+        );
+        true
     }
 
     #[inline]
@@ -253,93 +288,152 @@ impl Lane for FromV4 {
     #[inline]
     fn pass(
         nat64: &mut Nat64,
-        packet: &mut Packet,
+        head: &mut Head,
+        window: &mut Window,
         one: &Plain,
         context: &Context,
-    ) -> Option<HopId> {
-        if packet.headroom() < usize::from(GROWTH) + LINK_HEADER_MAX {
-            return None;
-        }
-        let PlainL4 {
-            protocol, src_port, ..
-        } = one.l4;
-        let peer = one.peer_v4();
+    ) -> Option<Passed> {
         // Number 0 is no entry and has no session.
-        let met = nat64.table.meet_v4(one.bib, peer)?;
-        let (hop, mtu) = kept_hop(met.session, protocol, false, context)?;
-        let limit = if one.dont_fragment {
-            mtu
-        } else {
-            mtu.min(nat64.rules.ipv6_mtu_lowest)
-        };
-        if one.header.len.saturating_add(GROWTH) > limit {
-            return None;
-        }
-        met.session.seen = context.tick.0;
-        let delta = Delta::from_bits(met.session.delta).reverse();
-        let (dst, pref64) = (met.v6, met.session.pref64);
-        let src = TransportAddr6 {
-            ip: nat64.pref64(pref64).embed(one.remote),
-            port: src_port,
-        };
-        let outgoing = Tuple6 { src, dst, protocol };
-        siit::plain_v4_to_v6(packet, &one.header, &outgoing, delta, &nat64.rules);
-        Some(hop)
+        let met = nat64.table.first_v4(one.bib, one.fit)?;
+        let hop = kept_hop(met.session, false, context)?;
+        let prefixes = (&nat64.pref64_first, nat64.config.pref64.as_slice());
+        forward_v4(
+            head,
+            window,
+            one.fit,
+            met,
+            hop,
+            prefixes,
+            &nat64.rules,
+            context,
+        )
     }
 
     #[cold]
-    fn find_hop(nat64: &mut Nat64, one: &Plain, context: &Context) -> bool {
-        let met = nat64.table.meet_v4(one.bib, one.peer_v4());
-        met.is_some_and(|met| {
-            let found = context.routes.route6(met.v6.ip);
-            keep_hop(met.session, one.l4.protocol, false, found, context)
-        })
+    #[inline(never)]
+    fn pass_further(
+        nat64: &mut Nat64,
+        head: &mut Head,
+        window: &mut Window,
+        one: &Plain,
+        context: &Context,
+    ) -> Option<Passed> {
+        let met = nat64.table.meet_v4(one.bib, one.fit)?;
+        let hop = kept_hop(met.session, false, context).or_else(|| {
+            let found = context.routes.route6(met.ends.v6_ip.into());
+            keep_hop(met.session, false, found, context)
+        })?;
+        let prefixes = (&nat64.pref64_first, nat64.config.pref64.as_slice());
+        forward_v4(
+            head,
+            window,
+            one.fit,
+            met,
+            hop,
+            prefixes,
+            &nat64.rules,
+            context,
+        )
+    }
+}
+
+/// Translates a packet of a session from IPv4 if the next hop's MTU lets it pass.
+#[inline(always)] // twice: the second one is cold
+#[allow(clippy::inline_always, clippy::too_many_arguments)]
+fn forward_v4(
+    head: &mut Head,
+    window: &mut Window,
+    fit: Fit,
+    met: Met,
+    (hop, mtu): (HopId, u16),
+    (first, all): (&Pref64, &[Pref64]),
+    rules: &Rules,
+    context: &Context,
+) -> Option<Passed> {
+    let plain = PlainV4::known(head);
+    let limit = if plain.dont_fragment() {
+        mtu
+    } else {
+        mtu.min(rules.ipv6_mtu_lowest)
+    };
+    let len = plain.total_len().checked_add(GROWTH)?;
+    if len > limit {
+        return None;
+    }
+    let pref64 = match met.session.pref64 {
+        0 => first,
+        further => all.get(usize::from(further))?,
+    };
+    met.session.seen = context.tick.0;
+    let delta = Delta::from_bits(met.session.delta).reverse();
+    let dst = (&met.ends.v6_ip, met.ends.v6_port);
+    let src = pref64.embed_words(fit.remote_ip());
+    window.start = window.start.wrapping_sub(GROWTH); // the head lies in the chunk
+    window.len = len;
+    siit::plain_v4_to_v6(head, src, dst, delta, rules);
+    Some(Passed { hop, len })
+}
+
+/// The state that plain packets leave as it is. A UDP session has but one.
+#[inline]
+fn steady_state(protocol: Protocol) -> u8 {
+    if protocol == Protocol::Udp {
+        STATE_UDP
+    } else {
+        TcpState::Established as u8
     }
 }
 
 impl Nat64 {
+    /// As [`Nat64::pref64_of`], of an address where it lies.
+    #[inline]
+    fn plain_pref64_of(&self, dst: &[u8; 16]) -> Option<(u8, Ipv4Addr)> {
+        match self.pref64_first.extract_96(dst) {
+            Some(remote) => Some((0, remote)),
+            None => self.other_pref64_of(dst),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn other_pref64_of(&self, dst: &[u8; 16]) -> Option<(u8, Ipv4Addr)> {
+        self.pref64_of(Ipv6Addr::from(*dst)).ok()
+    }
+
     /// Counts what a run forwarded through the lane.
     pub(super) fn count_lane(&mut self, side: Side, forwarded: &Forwarded) {
+        let (packets, octets) = forwarded.parts();
         self.counters
-            .add(counters::packets_forwarded(side.index()), forwarded.packets);
+            .add(counters::packets_forwarded(side.index()), packets);
+        // Octets are counted as they came.
+        let growth = packets * u64::from(GROWTH);
+        let octets = match side {
+            Side::V6 => octets + growth,
+            Side::V4 => octets - growth,
+        };
         self.counters
-            .add(counters::bytes_forwarded(side.index()), forwarded.octets);
+            .add(counters::bytes_forwarded(side.index()), octets);
     }
 }
 
-/// The next hop that the session keeps and its MTU, if they are of this snapshot and the session
-/// is in a state that plain packets leave as it is.
+/// The next hop that the session keeps and its MTU, if they are of this snapshot.
 #[inline]
-fn kept_hop(
-    session: &Session,
-    protocol: Protocol,
-    towards_v4: bool,
-    context: &Context,
-) -> Option<(HopId, u16)> {
-    // A UDP session has but one state.
-    if protocol == Protocol::Tcp && session.state != TcpState::Established as u8 {
-        return None;
-    }
-    let hop = session.hop(context.generation, towards_v4)?;
+fn kept_hop(session: &Session, towards_v4: bool, context: &Context) -> Option<(HopId, u16)> {
+    let hop = session.hop_or_none(context.generation, towards_v4)?;
     // The generation is kept in 16 bits: after 65536 changes a number could be too high.
-    Some((hop, context.routes.hops().get(usize::from(hop.0))?.mtu))
+    Some((HopId(hop), context.hops.get(usize::from(hop))?.mtu))
 }
 
-/// Has the session keep what the routes say, unless it kept that already. Whether packets of it
-/// pass now and did not before.
+/// Has the session keep what the routes say: the hop and its MTU, if there is one.
 fn keep_hop(
     session: &mut Session,
-    protocol: Protocol,
     towards_v4: bool,
     found: Lookup,
     context: &Context,
-) -> bool {
+) -> Option<(HopId, u16)> {
     let Lookup::Hop(hop) = found else {
-        return false;
+        return None;
     };
-    if kept_hop(session, protocol, towards_v4, context).is_some() {
-        return false;
-    }
     session.keep_hop(context.generation, towards_v4, hop);
-    kept_hop(session, protocol, towards_v4, context).is_some()
+    kept_hop(session, towards_v4, context)
 }

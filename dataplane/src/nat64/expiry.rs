@@ -13,7 +13,7 @@ impl Nat64 {
     /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
     /// up to fifteen); returns how many were visited. Zero means that nothing is due.
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
-        let context = &Context::new(routes, now);
+        let context = &Context::new(routes, self.pool_changes, now);
         // A clearing that goes on is work: the worker must not sleep over it.
         let mut visited = usize::from(self.work_off_clears());
         visited += usize::from(self.work_off_cuts(now));
@@ -104,7 +104,7 @@ impl Nat64 {
             self.tell(Event::SessionDeleted(event));
         }
         let bib = at.bib();
-        let remote = self.table.session(at).remote;
+        let remote = u32::from(self.table.session(at).remote().ip);
         take_out(&mut self.table, at);
         if matches!(at, SessionRef::Extra { .. }) {
             self.forget_permission(bib, remote);

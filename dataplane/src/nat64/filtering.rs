@@ -9,7 +9,7 @@ use gate64_wire::rfc6052::Pref64;
 
 use super::class::Destination;
 use super::lifetime::{STATE_ICMP, STATE_UDP};
-use super::table::{HOP_NONE, Session, SessionRef};
+use super::table::{Session, SessionRef};
 use super::tcp_state::TcpState;
 use super::tuples::shown_peer;
 use super::{
@@ -315,7 +315,7 @@ impl Nat64 {
     fn talks_to(&self, bib: u32, remote: Ipv4Addr) -> bool {
         let entry = self.table.bib(bib);
         let first = &entry.session;
-        (first.is_live() && first.remote == u32::from(remote))
+        (first.is_live() && first.remote().ip == remote)
             || self.permissions.contains_key(&(bib, u32::from(remote)))
     }
 
@@ -355,18 +355,8 @@ impl Nat64 {
             ip: remote,
             port: remote_port,
         };
-        let session = Session {
-            remote: u32::from(remote),
-            remote_port,
-            pref64,
-            state,
-            seen: context.tick.0,
-            created: context.tick.0,
-            delta: self.delta(v6, v4, peer, pref64, protocol).bits(),
-            hop_generation: 0,
-            hop_v4: HOP_NONE,
-            hop_v6: HOP_NONE,
-        };
+        let delta = self.delta(v6, v4, peer, pref64, protocol);
+        let session = Session::new(peer, pref64, state, context.tick, delta);
         let over = self.lifetimes.over_at(state, context.tick);
         let visit = self.lifetimes.visit_at(over, context.tick);
         let added = self.table.add_session(bib, session, visit);

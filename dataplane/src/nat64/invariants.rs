@@ -86,13 +86,13 @@ impl Nat64 {
         for (extra, one) in self.table.extras_from(0, u32::MAX).0 {
             *by_bib.entry(one.bib).or_default() += 1;
             *permissions
-                .entry((one.bib, one.session.remote))
+                .entry((one.bib, u32::from(one.session.remote().ip)))
                 .or_default() += 1;
             if one.session.is_live() {
                 let found = self.table.find_session(
                     one.bib,
-                    one.session.remote.into(),
-                    one.session.remote_port,
+                    one.session.remote().ip,
+                    one.session.remote().port,
                 );
                 let bib = one.bib;
                 assert_eq!(found, Some(SessionRef::Extra { extra, bib }));

@@ -1,5 +1,7 @@
 //! Lifetimes of RFC 6146 section 4 as ticks, looked up by a session's state octet.
 
+use gate64_wire::addr::Protocol;
+
 use crate::clock::{Tick, ticks};
 use crate::config::Lifetimes;
 
@@ -28,6 +30,16 @@ pub const STATE_ICMP: u8 = 2;
 pub const STATE_DEAD: u8 = 10;
 
 const STATES: usize = 16;
+
+/// The protocol whose sessions have this state; `None` where there is no live session.
+pub fn protocol_of(state: u8) -> Option<Protocol> {
+    match state {
+        STATE_UDP => Some(Protocol::Udp),
+        STATE_ICMP => Some(Protocol::Icmp),
+        0 | STATE_DEAD.. => None,
+        _ => Some(Protocol::Tcp),
+    }
+}
 
 /// Ticks by state octet.
 #[derive(Debug, Clone, Copy)]

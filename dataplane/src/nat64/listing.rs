@@ -504,9 +504,7 @@ fn selects(filter: &Filter, entry: &BibEntry) -> bool {
 }
 
 fn selects_remote(filter: &Filter, session: &Session) -> bool {
-    filter
-        .remote
-        .is_none_or(|ip| u32::from(ip) == session.remote)
+    filter.remote.is_none_or(|ip| ip == session.remote().ip)
 }
 
 fn in_prefix(ip: Ipv6Addr, (prefix, length): (Ipv6Addr, u8)) -> bool {

@@ -53,7 +53,7 @@ use hashbrown::HashMap;
 
 use self::block::Blocks;
 use self::class::Classes;
-use self::established::{Forwarded, FromV4, FromV6, Lane};
+use self::established::{Forwarded, FromV4, FromV6, Lane, Passed, Plain};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
@@ -77,7 +77,7 @@ use crate::config::Nat64Config;
 use crate::counters::{self, Counters};
 use crate::io::FrameArea;
 use crate::packet::{Frame, Packet};
-use crate::route::{HopId, PortId, RouteSnapshot};
+use crate::route::{HopId, NextHop, PortId, RouteSnapshot};
 use crate::siit;
 use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
@@ -125,6 +125,15 @@ pub struct Item {
     pub hop: Hop,
 }
 
+impl Item {
+    #[inline]
+    fn leave(&mut self, side: Side, passed: &Passed, forwarded: &mut Forwarded) {
+        forwarded.count(passed);
+        self.verdict = Verdict::Forward(side.other());
+        self.hop = Hop::Resolved(passed.hop);
+    }
+}
+
 /// A burst.
 #[derive(Debug)]
 pub struct Batch {
@@ -144,18 +153,24 @@ impl Default for Batch {
 #[derive(Clone, Copy)]
 struct Context<'a> {
     routes: &'a RouteSnapshot,
+    /// The snapshot's next hops, close at hand.
+    hops: &'a [NextHop],
     generation: u16,
     now: Instant,
     tick: Tick,
 }
 
 impl<'a> Context<'a> {
-    fn new(routes: &'a RouteSnapshot, now: Instant) -> Context<'a> {
+    /// `pool_changes`: how often the pool has changed. What sessions keep holds until the routes or
+    /// the pool change.
+    fn new(routes: &'a RouteSnapshot, pool_changes: u32, now: Instant) -> Context<'a> {
         // Sixteen bits of the number are kept in a session; 0 there means none.
-        let [.., high, low] = routes.generation().to_be_bytes();
+        let number = routes.generation().wrapping_add(pool_changes);
+        let [.., high, low] = number.to_be_bytes();
         let generation = u16::from_be_bytes([high, low]).max(1);
         Context {
             routes,
+            hops: routes.hops(),
             generation,
             now,
             tick: now.tick(),
@@ -172,7 +187,11 @@ pub struct Nat64 {
     rules: siit::Rules,
     lifetimes: LifetimeTable,
     pool: Arc<PoolMap>,
+    /// How often it has changed.
+    pool_changes: u32,
     ownership: Arc<Ownership>,
+    /// Whether there is but one worker, who owns everything.
+    is_alone: bool,
     worker: WorkerId,
     table: Table,
     blocks: Blocks,
@@ -219,34 +238,39 @@ impl Nat64 {
         batch: &mut Batch,
         now: Instant,
     ) {
-        let context = Context::new(routes, now);
+        let context = Context::new(routes, self.pool_changes, now);
         // Taken out so that places and tables can be used side by side.
         let mut places = std::mem::take(&mut self.places);
         let items = &mut batch.items;
         // Nearly always all packets of a burst came from the same side.
-        let has = [Side::V6, Side::V4].map(|side| items.iter().any(|item| item.side == side));
-        if has[0] {
+        let Some(side) = items.first().map(|item| item.side) else {
+            return self.places = places;
+        };
+        let both = match side {
+            Side::V6 => self.prepare_all::<FromV6>(area, items, &mut places, &context),
+            Side::V4 => self.prepare_all::<FromV4>(area, items, &mut places, &context),
+        };
+        if both && side == Side::V4 {
             self.prepare_all::<FromV6>(area, items, &mut places, &context);
-        }
-        if has[1] {
+        } else if both {
             self.prepare_all::<FromV4>(area, items, &mut places, &context);
         }
-        if has[0] {
+        if both || side == Side::V6 {
             self.prefetch_all::<FromV6>(items, &mut places);
         }
-        if has[1] {
+        if both || side == Side::V4 {
             self.prefetch_all::<FromV4>(items, &mut places);
         }
-        if has[0] {
+        if both || side == Side::V6 {
             self.translate_all::<FromV6>(area, items, &mut places, &context);
         }
-        if has[1] {
+        if both || side == Side::V4 {
             self.translate_all::<FromV4>(area, items, &mut places, &context);
         }
         self.places = places;
     }
 
-    /// Stage one, for the packets of a burst that came from one side.
+    /// Stage one, for the packets of a burst that came from one side. Whether there are others.
     #[inline(never)] // a function for each stage and side keeps what its loop needs in registers
     fn prepare_all<L: Lane>(
         &mut self,
@@ -254,18 +278,36 @@ impl Nat64 {
         items: &mut [Item],
         places: &mut Places,
         context: &Context,
-    ) {
-        let recompute = self.recompute_checksums.contains(&true);
-        for (item, (lane, place)) in items.iter_mut().zip(places.iter_mut()) {
+    ) -> bool {
+        if self.recompute_checksums.contains(&true) {
+            self.recompute_all(area, items, L::SIDE);
+        }
+        let Places { lane, long } = places;
+        let mut others = false;
+        let mut lane = lane.iter_mut();
+        for item in items {
+            let Some(one) = lane.next() else { break };
             if item.side != L::SIDE {
+                others = true;
                 continue;
             }
-            if recompute && self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
-                recompute_checksum(&mut area.packet(&mut item.frame), item.side);
+            let enters = area
+                .around(&mut item.frame, L::BEFORE, L::ROOM)
+                .is_some_and(|(head, window)| L::enter(self, head, *window, one));
+            one.taken = enters.then_some(L::SIDE);
+            if !enters {
+                self.prepare(area, item, &mut long[one.place()], context);
             }
-            lane.is_taken = L::enter(self, area.octets(&item.frame), lane).is_some();
-            if !lane.is_taken {
-                self.prepare(area, item, place, context);
+        }
+        others
+    }
+
+    /// Computes the checksums of what came from peers that leave it to an offload.
+    #[cold]
+    fn recompute_all(&self, area: &FrameArea, items: &mut [Item], side: Side) {
+        for item in items.iter_mut().filter(|item| item.side == side) {
+            if self.recompute_checksums.get(usize::from(item.port.0)) == Some(&true) {
+                recompute_checksum(&mut area.packet(&mut item.frame), item.side);
             }
         }
     }
@@ -273,14 +315,13 @@ impl Nat64 {
     /// Stage two, likewise.
     #[inline(never)]
     fn prefetch_all<L: Lane>(&mut self, items: &[Item], places: &mut Places) {
-        for (item, (lane, place)) in items.iter().zip(places.iter_mut()) {
-            if item.side != L::SIDE {
-                continue;
-            }
-            if lane.is_taken {
-                L::prefetch(self, lane);
-            } else {
-                self.prefetch(place);
+        let Places { lane, long } = places;
+        let count = items.len().min(lane.len());
+        for one in &mut lane[..count] {
+            if one.taken == Some(L::SIDE) {
+                L::prefetch(self, one);
+            } else if items[one.place()].side == L::SIDE {
+                self.prefetch(&long[one.place()]);
             }
         }
     }
@@ -294,30 +335,60 @@ impl Nat64 {
         places: &mut Places,
         context: &Context,
     ) {
+        let Places { lane, long } = places;
         let mut forwarded = Forwarded::default();
-        for (item, (lane, place)) in items.iter_mut().zip(places.iter_mut()) {
-            if item.side != L::SIDE {
-                continue;
-            }
-            if lane.is_taken {
-                let mut packet = area.packet(&mut item.frame);
-                let passed = loop {
-                    let passed = L::pass(self, &mut packet, lane, context);
-                    if passed.is_some() || !L::find_hop(self, lane, context) {
-                        break passed;
-                    }
-                };
-                if let Some(hop) = passed {
-                    forwarded.count(lane.header.len);
-                    item.verdict = Verdict::Forward(L::SIDE.other());
-                    item.hop = Hop::Resolved(hop);
+        let mut lane = lane.iter_mut();
+        for item in items {
+            let Some(one) = lane.next() else { break };
+            if one.taken == Some(L::SIDE) {
+                if let Some(passed) = self.pass::<L>(area, item, one, context) {
+                    item.leave(L::SIDE, &passed, &mut forwarded);
                     continue;
                 }
-                self.prepare(area, item, place, context);
+                if self.pass_further::<L>(area, item, one, context) {
+                    continue;
+                }
+                self.prepare(area, item, &mut long[one.place()], context);
+            } else if item.side != L::SIDE {
+                continue;
             }
-            self.finish(area, item, place, context);
+            self.finish(area, item, &long[one.place()], context);
         }
         self.count_lane(L::SIDE, &forwarded);
+    }
+
+    /// Stage three of a packet that the lane took.
+    #[inline]
+    fn pass<L: Lane>(
+        &mut self,
+        area: &FrameArea,
+        item: &mut Item,
+        one: &Plain,
+        context: &Context,
+    ) -> Option<Passed> {
+        let (head, window) = area.around(&mut item.frame, L::BEFORE, L::ROOM)?;
+        L::pass(self, head, window, one, context)
+    }
+
+    /// Likewise, of one that is not of a first session that keeps a next hop.
+    #[cold]
+    #[inline(never)]
+    fn pass_further<L: Lane>(
+        &mut self,
+        area: &FrameArea,
+        item: &mut Item,
+        one: &Plain,
+        context: &Context,
+    ) -> bool {
+        let around = area.around(&mut item.frame, L::BEFORE, L::ROOM);
+        let passed =
+            around.and_then(|(head, window)| L::pass_further(self, head, window, one, context));
+        if let Some(passed) = &passed {
+            let mut forwarded = Forwarded::default();
+            item.leave(L::SIDE, passed, &mut forwarded);
+            self.count_lane(L::SIDE, &forwarded);
+        }
+        passed.is_some()
     }
 
     /// Stage three: look up, update, write.

@@ -271,6 +271,8 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         lifetimes: LifetimeTable::new(&config.lifetimes),
         pool: Arc::clone(pool),
         ownership: Arc::clone(ownership),
+        pool_changes: 0,
+        is_alone: ownership.is_alone(),
         worker,
         table,
         blocks,

@@ -107,7 +107,9 @@ pub enum PoolChangeError {
 #[derive(Debug, Clone)]
 pub struct PoolMap {
     ranges: Vec<Range>,
-    /// The lowest and the highest address: nearly every peer is outside.
+    /// The first range close at hand: its lowest address, how many there are, and its first place.
+    front: (u32, u32, Slot),
+    /// The lowest address and how far the highest is from it: nearly every peer is outside.
     hull: (u32, u32),
     /// The address at each place, `None` where there is none.
     addresses: Vec<Option<Ipv4Addr>>,
@@ -131,6 +133,7 @@ impl PoolMap {
         let capacity = config.pool4_address_count_max.unwrap_or(count + spare);
         let mut map = PoolMap {
             ranges: Vec::new(),
+            front: (0, 0, 0),
             hull: (u32::MAX, 0),
             addresses: vec![None; count as usize],
             block_size,
@@ -332,9 +335,12 @@ impl PoolMap {
         }
         let ends = (joined.first(), joined.iter().map(|range| range.last).max());
         self.hull = match ends {
-            (Some(first), Some(last)) => (first.first, last),
+            (Some(first), Some(last)) => (first.first, last - first.first),
             _ => (u32::MAX, 0),
         };
+        self.front = joined.first().map_or((0, 0, 0), |range| {
+            (range.first, range.last - range.first + 1, range.slot)
+        });
         self.ranges = joined;
     }
 
@@ -396,15 +402,25 @@ impl PoolMap {
     /// Whether an address is in the pool.
     #[inline]
     pub fn contains(&self, ip: Ipv4Addr) -> bool {
-        let (first, last) = self.hull;
-        (first..=last).contains(&u32::from(ip)) && self.slot(ip).is_some()
+        let (first, span) = self.hull;
+        u32::from(ip).wrapping_sub(first) <= span && self.slot(ip).is_some()
     }
 
     /// The place of an address, if it is in a pool.
     #[inline]
     pub fn slot(&self, ip: Ipv4Addr) -> Option<Slot> {
         let ip = u32::from(ip);
-        let range = self.range_of(ip)?;
+        let (first, count, slot) = self.front;
+        let behind = ip.wrapping_sub(first);
+        if behind < count {
+            return Some(slot.wrapping_add(behind)); // below the number of places
+        }
+        self.search_slot(ip)
+    }
+
+    #[inline(never)]
+    fn search_slot(&self, ip: u32) -> Option<Slot> {
+        let range = self.search(ip)?;
         Some(range.slot + (ip - range.first))
     }
 

@@ -40,20 +40,16 @@ pub(super) enum Kind {
 /// of established sessions needs stands close together.
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    lane: Box<[Plain]>,
-    long: Box<[Place]>,
+    pub(super) lane: Box<[Plain]>,
+    pub(super) long: Box<[Place]>,
 }
 
 impl Places {
     pub(super) fn new() -> Places {
         Places {
-            lane: Box::new([Plain::NONE; BATCH_FRAMES_MAX]),
+            lane: (0..BATCH_FRAMES_MAX).map(Plain::at).collect(),
             long: Box::new([Place::EMPTY; BATCH_FRAMES_MAX]),
         }
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Plain, &mut Place)> {
-        self.lane.iter_mut().zip(&mut self.long)
     }
 }
 

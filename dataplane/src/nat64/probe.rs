@@ -2,7 +2,7 @@
 //! host is asked whether it still has the connection. A host that has answers with an ACK,
 //! which brings the session back from TRANS; one that has not answers with an RST, or not at all.
 
-use gate64_wire::addr::{TransportAddr4, TransportAddr6};
+use gate64_wire::addr::TransportAddr6;
 use gate64_wire::checksum::{Sum, pseudo_header_v6};
 use gate64_wire::facts::tcp_flag;
 use gate64_wire::{ipv6, tcp};
@@ -26,10 +26,7 @@ impl Nat64 {
     pub(super) fn probe(&mut self, at: SessionRef, context: &Context) {
         let host = self.table.bib(at.bib()).v6();
         let session = self.table.session(at);
-        let peer = TransportAddr4 {
-            ip: session.remote.into(),
-            port: session.remote_port,
-        };
+        let peer = session.remote();
         let peer = TransportAddr6 {
             ip: self.pref64(session.pref64).embed(peer.ip),
             port: peer.port,

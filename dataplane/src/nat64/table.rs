@@ -9,10 +9,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
 pub use super::entry::{
-    BibEntry, ExtraSession, HOP_NONE, NUMBER_MAX, Session, SessionRef, WheelRef,
+    BibEntry, Ends, ExtraSession, Fit, NUMBER_MAX, Session, SessionRef, WheelRef,
 };
 use super::entry::{FLAG_AWAITED, FLAG_LIVE, FLAG_STATIC};
-use super::lifetime::STATE_DEAD;
+use super::lifetime::{self, STATE_DEAD};
 use super::pool4::Slot;
 use crate::clock::Tick;
 use crate::memory::arena::slab_bytes;
@@ -21,23 +21,10 @@ use crate::memory::{Arena, ArenaError, HashKey, Index, Probe, Slab, Wheel};
 /// A BIB entry and one of its sessions.
 #[derive(Debug)]
 pub struct Met<'a> {
-    /// X',x.
-    pub v6: TransportAddr6,
-    /// T,t.
-    pub v4: TransportAddr4,
+    /// Both of the BIB entry's transport addresses.
+    pub ends: &'a Ends,
     /// The session, to write.
     pub session: &'a mut Session,
-}
-
-impl Met<'_> {
-    #[inline]
-    fn first(entry: &mut BibEntry) -> Met<'_> {
-        Met {
-            v6: entry.v6(),
-            v4: entry.v4(),
-            session: &mut entry.session,
-        }
-    }
 }
 
 /// What does not fit.
@@ -230,26 +217,25 @@ impl Table {
         if entry.session.is_with(peer) {
             return Some(SessionRef::First(bib));
         }
-        let remote = u32::from(remote);
         if entry.extra_count == 0 {
             return None;
         }
-        let extra = self.find_extra(bib, remote, remote_port)?;
+        let extra = self.find_extra(bib, peer)?;
         Some(SessionRef::Extra { extra, bib })
     }
 
-    fn find_extra(&self, bib: u32, remote: u32, remote_port: u16) -> Option<u32> {
-        let probe = self
-            .by_session
-            .probe(self.key.session(bib, remote, remote_port));
-        self.by_session.find(probe, |extra| {
-            let extra = &self.extras[extra as usize];
-            let session = &extra.session;
-            extra.bib == bib
-                && session.remote == remote
-                && session.remote_port == remote_port
-                && session.is_live()
-        })
+    fn find_extra(&self, bib: u32, peer: TransportAddr4) -> Option<u32> {
+        self.by_session
+            .find(self.probe_session(bib, peer), |extra| {
+                let extra = &self.extras[extra as usize];
+                extra.bib == bib && extra.session.is_with(peer)
+            })
+    }
+
+    /// Where a further session leads.
+    fn probe_session(&self, bib: u32, peer: TransportAddr4) -> Probe {
+        self.by_session
+            .probe(self.key.session(bib, u32::from(peer.ip), peer.port))
     }
 
     /// A session.
@@ -286,60 +272,68 @@ impl Table {
         }
     }
 
-    /// The session of this IPv6 transport address with this IPv4 peer, to write, and its BIB
-    /// entry: all that a packet of an established session needs, in one access. `guess` is what
-    /// [`Table::guess`] said.
+    /// A BIB entry if its IPv6 side, in network order, and its first session fit: all that a packet
+    /// of an established session needs, in one access. `guess` is what [`Table::guess`] said.
     #[inline]
-    pub fn meet_v6(
+    pub fn first_v6(
         &mut self,
         guess: u32,
-        probe: Probe,
-        host: TransportAddr6,
-        protocol: Protocol,
-        peer: TransportAddr4,
+        (ip, port): (&[u8; 16], &[u8; 2]),
+        fit: Fit,
     ) -> Option<Met<'_>> {
-        let at_once = self.bibs.get(guess as usize).is_some_and(|entry| {
-            entry.is(host.ip, host.port, protocol) && entry.session.is_with(peer)
-        });
-        if at_once {
-            return self.bibs.get_mut(guess as usize).map(Met::first);
-        }
-        self.search_v6(probe, host, protocol, peer)
+        let entry = self.bibs.get_mut(guess as usize)?;
+        // Each state is of one protocol.
+        let is_it = entry.ends.is_v6(ip, port) && entry.session.fit() == fit;
+        is_it.then_some(Met {
+            ends: &entry.ends,
+            session: &mut entry.session,
+        })
     }
 
-    /// The bucket's first tag was another's, or it is not the first session.
-    #[cold]
-    fn search_v6(
+    /// As [`Table::first_v6`] for the BIB entry that a place names, 0 for none. Any prefix fits.
+    #[inline]
+    pub fn first_v4(&mut self, bib: u32, fit: Fit) -> Option<Met<'_>> {
+        let entry = self.bibs.get_mut(bib as usize)?;
+        let is_it = entry.session.fit().is_but_for_prefix(fit);
+        is_it.then_some(Met {
+            ends: &entry.ends,
+            session: &mut entry.session,
+        })
+    }
+
+    /// The BIB entry with this IPv6 side in network order and a session that fits.
+    pub fn meet_v6(
         &mut self,
         probe: Probe,
-        host: TransportAddr6,
-        protocol: Protocol,
-        peer: TransportAddr4,
+        (ip, port): (&[u8; 16], &[u8; 2]),
+        fit: Fit,
     ) -> Option<Met<'_>> {
-        let bib = self.find_v6(probe, host.ip, host.port, protocol)?;
-        self.meet_further(bib, peer)
+        let protocol = lifetime::protocol_of(fit.state())?;
+        let bib = self.by_v6.find(probe, |bib| {
+            let entry = &self.bibs[bib as usize];
+            entry.ends.is_v6(ip, port) && entry.protocol() == protocol
+        })?;
+        let met = self.meet(bib, fit.remote())?;
+        (met.session.fit() == fit).then_some(met)
     }
 
-    /// As [`Table::meet_v6`] for the BIB entry that a place names, 0 for none.
-    #[inline]
-    pub fn meet_v4(&mut self, bib: u32, peer: TransportAddr4) -> Option<Met<'_>> {
-        let entry = self.bibs.get(bib as usize)?;
-        if entry.session.is_with(peer) {
-            return self.bibs.get_mut(bib as usize).map(Met::first);
-        }
-        self.meet_further(bib, peer)
+    /// As [`Table::meet_v6`] for the BIB entry that a place names, 0 for none. Any prefix fits.
+    pub fn meet_v4(&mut self, bib: u32, fit: Fit) -> Option<Met<'_>> {
+        let met = self.meet(bib, fit.remote())?;
+        met.session.fit().is_but_for_prefix(fit).then_some(met)
     }
 
-    #[cold]
-    fn meet_further(&mut self, bib: u32, peer: TransportAddr4) -> Option<Met<'_>> {
+    fn meet(&mut self, bib: u32, peer: TransportAddr4) -> Option<Met<'_>> {
         let at = self.find_session(bib, peer.ip, peer.port)?;
         let entry = &mut self.bibs[bib as usize];
-        let (v6, v4) = (entry.v6(), entry.v4());
         let session = match at {
             SessionRef::First(_) => &mut entry.session,
             SessionRef::Extra { extra, .. } => &mut self.extras[extra as usize].session,
         };
-        Some(Met { v6, v4, session })
+        Some(Met {
+            ends: &entry.ends,
+            session,
+        })
     }
 
     /// A further session with its BIB entry, by number.
@@ -365,7 +359,7 @@ impl Table {
         self.by_v6
             .prefetch(self.probe(v6.ip, v6.port, entry.protocol()));
         self.ports
-            .prefetch(PortPlace::of(entry.slot, entry.v4_port, entry.protocol()).0);
+            .prefetch(PortPlace::of(entry.slot, entry.v4().port, entry.protocol()).0);
     }
 
     /// Whether one more session fits.
@@ -405,10 +399,7 @@ impl Table {
         }
         self.ports[PortPlace::of(slot, v4.port, protocol).0] = bib;
         self.bibs[bib as usize] = BibEntry {
-            v6_ip: v6.ip.octets(),
-            v6_port: v6.port,
-            v4_port: v4.port,
-            v4_ip: u32::from(v4.ip),
+            ends: Ends::new(v6, v4),
             subscriber,
             extra_count: 0,
             slot,
@@ -427,10 +418,10 @@ impl Table {
             entry.session_count() == 0,
             "a BIB entry goes after its sessions"
         );
-        let probe = self.probe(entry.v6().ip, entry.v6_port, entry.protocol());
+        let probe = self.probe(entry.v6().ip, entry.v6().port, entry.protocol());
         let found = self.by_v6.remove(probe, bib);
         debug_assert!(found, "every live BIB entry is indexed");
-        self.ports[PortPlace::of(entry.slot, entry.v4_port, entry.protocol()).0] = 0;
+        self.ports[PortPlace::of(entry.slot, entry.v4().port, entry.protocol()).0] = 0;
         let entry = &mut self.bibs[bib as usize];
         entry.flags &= FLAG_AWAITED;
         if entry.flags == 0 {
@@ -526,9 +517,7 @@ impl Table {
         if extra as usize >= self.extras.len() {
             return Err(TableFull);
         }
-        let probe =
-            self.by_session
-                .probe(self.key.session(bib, session.remote, session.remote_port));
+        let probe = self.probe_session(bib, session.remote());
         self.by_session
             .insert(probe, extra)
             .map_err(|_| TableFull)?;
@@ -562,9 +551,7 @@ impl Table {
 
     fn forget_extra(&mut self, extra: u32, bib: u32) {
         let session = self.extras[extra as usize].session;
-        let probe =
-            self.by_session
-                .probe(self.key.session(bib, session.remote, session.remote_port));
+        let probe = self.probe_session(bib, session.remote());
         let found = self.by_session.remove(probe, extra);
         debug_assert!(found, "every further session is indexed");
         self.bibs[bib as usize].extra_count -= 1;

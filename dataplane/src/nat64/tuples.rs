@@ -1,7 +1,5 @@
 //! Parts of tuples as sessions keep them, and what TCP's flags say of a session.
 
-use std::net::Ipv4Addr;
-
 use gate64_wire::addr::{Protocol, TransportAddr4};
 use gate64_wire::facts::{Ipv4Facts, Ipv6Facts, L4Kind, tcp_flag};
 
@@ -28,14 +26,12 @@ pub(super) fn peer_port(protocol: Protocol, port: u16) -> u16 {
 
 /// Z,z of a session as it is shown: ICMP queries have the mapping's identifier.
 pub(super) fn shown_peer(entry: &BibEntry, session: &Session) -> TransportAddr4 {
+    let TransportAddr4 { ip, port } = session.remote();
     let port = match entry.protocol() {
         Protocol::Icmp => entry.v4().port,
-        Protocol::Tcp | Protocol::Udp => session.remote_port,
+        Protocol::Tcp | Protocol::Udp => port,
     };
-    TransportAddr4 {
-        ip: Ipv4Addr::from(session.remote),
-        port,
-    }
+    TransportAddr4 { ip, port }
 }
 
 /// T,t of a packet from IPv4.

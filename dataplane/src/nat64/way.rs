@@ -116,7 +116,7 @@ impl Nat64 {
             .session(session?)
             .hop(context.generation, towards_v4)?;
         // The generation is kept in 16 bits: after 65536 changes a number could be too high.
-        let mtu = context.routes.hops().get(usize::from(hop.0))?.mtu;
+        let mtu = context.hops.get(usize::from(hop.0))?.mtu;
         Some(Way {
             hop: Hop::Resolved(hop),
             mtu,

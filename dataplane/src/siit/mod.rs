@@ -20,7 +20,7 @@ pub use error_table::NextHopMtu;
 pub use fragment::{FragmentV6, fragments_v6};
 pub use icmp_error::{v4_to_v6_error, v6_to_v4_error};
 pub use mss::clamp_mss;
-pub use plain::{GROWTH, PlainHeader, plain_v4_to_v6, plain_v6_to_v4};
+pub use plain::{GROWTH, plain_v4_to_v6, plain_v6_to_v4};
 pub use reject::{make_error_v4, make_error_v6};
 pub use v4_to_v6::{v4_to_v6, v4_to_v6_growth};
 pub use v6_to_v4::v6_to_v4;
@@ -56,22 +56,32 @@ impl Rules {
     /// The translated packet's traffic class or type of service (RFC 7915 section 4.1, 5.1).
     #[inline]
     fn traffic_class(&self, received: u8) -> u8 {
-        received & self.traffic_class.kept | self.traffic_class.set
+        let [octet, ..] = self.traffic_class_word(received).to_le_bytes();
+        octet
+    }
+
+    /// Likewise, as a word: nothing is widened.
+    #[inline]
+    fn traffic_class_word(&self, received: u8) -> u32 {
+        u32::from(received) & self.traffic_class.kept | self.traffic_class.set
     }
 }
 
 /// The configured traffic class as two masks, so that no packet has to ask which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TrafficClassRule {
-    kept: u8,
-    set: u8,
+    kept: u32,
+    set: u32,
 }
 
 impl TrafficClassRule {
     fn new(config: TrafficClass) -> TrafficClassRule {
         match config {
             TrafficClass::Copy => TrafficClassRule { kept: 0xff, set: 0 },
-            TrafficClass::Fixed(set) => TrafficClassRule { kept: 0, set },
+            TrafficClass::Fixed(set) => TrafficClassRule {
+                kept: 0,
+                set: u32::from(set),
+            },
         }
     }
 }

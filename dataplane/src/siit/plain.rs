@@ -1,122 +1,87 @@
 //! Plain packets ([`gate64_wire::plain`]): the same translation where every field stands at a
 //! fixed place and no rule but those for TCP and UDP applies.
 
-use gate64_wire::addr::{Protocol, Tuple4, Tuple6};
+use std::net::Ipv4Addr;
+
 use gate64_wire::checksum::Delta;
-use gate64_wire::{ipv4, ipv6, tcp, udp};
+use gate64_wire::plain::{Head, HeaderV4, HeaderV6, L4_AT, PlainV4, PlainV6};
+use gate64_wire::rfc6052::EmbeddedWords;
+use gate64_wire::{tcp, udp};
 
 use super::Rules;
 use super::v6_to_v4::UNFRAGMENTED_LEN_MAX;
-use crate::packet::Packet;
 
 /// Octets that an IPv6 header is longer than an IPv4 header.
 pub const GROWTH: u16 = 20;
 
-/// What translation keeps of a plain packet's IP header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlainHeader {
-    /// Octets of the whole packet.
-    pub len: u16,
-    /// Traffic class or type of service.
-    pub traffic_class: u8,
-    /// Hop limit or TTL, at least 2.
-    pub hop_limit: u8,
-}
+/// One hop less, where hop limit or TTL stand in the upper octet.
+const HOP: u16 = 0x0100;
 
-/// Translates in place a plain packet of that header, as [`super::v6_to_v4`] would.
+/// Translates in place the headers of a plain IPv6 packet with a hop limit of at least 2, as
+/// [`super::v6_to_v4`] would: the IPv4 packet begins [`GROWTH`] octets behind it. `src_port` in
+/// network order; the other one stays.
 #[inline]
 pub fn plain_v6_to_v4(
-    packet: &mut Packet<'_>,
-    header: &PlainHeader,
-    outgoing: &Tuple4,
+    head: &mut Head,
+    (src, src_port): (Ipv4Addr, [u8; 2]),
+    dst: Ipv4Addr,
     delta: Delta,
     rules: &Rules,
-    identification: u16,
+    id: [u8; 2],
 ) {
-    let len = header.len - GROWTH;
-    let bytes = packet.bytes_mut();
-    let Some((headers, l4)) = bytes.split_first_chunk_mut::<{ ipv6::HEADER_LEN }>() else {
-        return; // not the packet of this header
-    };
-    if let Some(out) = headers.last_chunk_mut() {
-        ipv4::Header {
-            tos: rules.traffic_class(header.traffic_class),
-            len,
-            id: identification,
-            dont_fragment: len > UNFRAGMENTED_LEN_MAX,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: header.hop_limit - 1,
-            protocol: number(outgoing.protocol),
-            src: outgoing.src.ip,
-            dst: outgoing.dst.ip,
-        }
-        .write(out);
+    let plain = PlainV6::known(head);
+    let hops = plain.hop_limit_and_next_header();
+    let len = plain.payload_len().wrapping_add(GROWTH); // shorter than it was
+    HeaderV4 {
+        tos: rules.traffic_class_word(plain.traffic_class()),
+        len,
+        id,
+        dont_fragment: len > UNFRAGMENTED_LEN_MAX,
+        ttl_and_protocol: hops.wrapping_sub(HOP),
+        src,
+        dst,
     }
-    let ports = (outgoing.src.port, outgoing.dst.port);
-    write_l4(l4, outgoing.protocol, ports, delta);
-    packet.keep(header.len, GROWTH);
+    .write(head);
+    head[L4_AT..L4_AT + 2].copy_from_slice(&src_port);
+    update_checksum(head, hops, delta);
 }
 
-/// Translates in place a plain packet of that header that has [`GROWTH`] octets of headroom, as
-/// [`super::v4_to_v6`] would.
+/// Translates in place the headers of a plain IPv4 packet with a TTL of at least 2, as
+/// [`super::v4_to_v6`] would: the IPv6 packet begins [`GROWTH`] octets in front of it. `dst_port` in
+/// network order; the other one stays.
 #[inline]
 pub fn plain_v4_to_v6(
-    packet: &mut Packet<'_>,
-    header: &PlainHeader,
-    outgoing: &Tuple6,
+    head: &mut Head,
+    src: EmbeddedWords,
+    (dst, dst_port): (&[u8; 16], [u8; 2]),
     delta: Delta,
     rules: &Rules,
 ) {
-    packet.truncate(header.len);
-    if !packet.grow_front(GROWTH) {
-        return; // the caller has not checked the headroom
+    let plain = PlainV4::known(head);
+    let hops = plain.ttl_and_protocol();
+    HeaderV6 {
+        traffic_class: rules.traffic_class_word(plain.tos()),
+        payload_len: plain.total_len().wrapping_sub(GROWTH), // a header and more
+        hop_limit_and_next_header: hops.wrapping_sub(HOP),
+        src,
+        dst,
     }
-    let bytes = packet.bytes_mut();
-    let Some((out, l4)) = bytes.split_first_chunk_mut() else {
-        return; // not the packet of this header
-    };
-    ipv6::Header {
-        traffic_class: rules.traffic_class(header.traffic_class),
-        payload_len: header.len - GROWTH,
-        next_header: number(outgoing.protocol),
-        hop_limit: header.hop_limit - 1,
-        src: outgoing.src.ip,
-        dst: outgoing.dst.ip,
-    }
-    .write(out);
-    let ports = (outgoing.src.port, outgoing.dst.port);
-    write_l4(l4, outgoing.protocol, ports, delta);
+    .write(head);
+    head[L4_AT + 2..L4_AT + 4].copy_from_slice(&dst_port);
+    update_checksum(head, hops, delta);
 }
 
-/// The protocol's number; plain packets are UDP or TCP.
+/// `hops_and_protocol`: the protocol's number in the lower octet.
 #[inline]
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Udp => udp::PROTOCOL,
-        _ => tcp::PROTOCOL,
-    }
-}
-
-#[inline]
-fn write_l4(l4: &mut [u8], protocol: Protocol, (src, dst): (u16, u16), delta: Delta) {
-    let ports = u32::from(src) << 16 | u32::from(dst);
-    match protocol {
-        Protocol::Udp => {
-            if let Some(header) = l4.first_chunk_mut::<{ udp::HEADER_LEN }>() {
-                header[..4].copy_from_slice(&ports.to_be_bytes());
-                let at = udp::CHECKSUM_AT;
-                let checksum = u16::from_be_bytes([header[at], header[at + 1]]);
-                header[at..at + 2].copy_from_slice(&delta.apply_udp(checksum).to_be_bytes());
-            }
-        }
-        _ => {
-            if let Some(header) = l4.first_chunk_mut::<{ tcp::HEADER_LEN }>() {
-                header[..4].copy_from_slice(&ports.to_be_bytes());
-                let at = tcp::CHECKSUM_AT;
-                let checksum = u16::from_be_bytes([header[at], header[at + 1]]);
-                header[at..at + 2].copy_from_slice(&delta.apply(checksum).to_be_bytes());
-            }
-        }
+fn update_checksum(head: &mut Head, hops_and_protocol: u16, delta: Delta) {
+    let [_, number] = hops_and_protocol.to_be_bytes();
+    if number == udp::PROTOCOL {
+        let at = L4_AT + udp::CHECKSUM_AT;
+        let checksum = delta.apply_udp(u16::from_be_bytes([head[at], head[at + 1]]));
+        head[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    } else {
+        let at = L4_AT + tcp::CHECKSUM_AT;
+        let checksum = delta.apply(u16::from_be_bytes([head[at], head[at + 1]]));
+        head[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 }

@@ -5,7 +5,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A ones'-complement sum of 16-bit words in network order, not yet folded.
+/// A ones'-complement sum of 16-bit words, not yet folded.
+///
+/// The sum does not depend on byte order (RFC 1071 section 2 (B)): words are added as the machine
+/// reads them from memory, and only a folded result is turned round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sum(u64);
 
@@ -17,40 +20,45 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn bytes(self, bytes: &[u8]) -> Sum {
-        // The sum does not depend on byte order (RFC 1071 section 2 (B)), so words are added
-        // as the machine reads them and the folded result is swapped once. At most 2^32 words
-        // of 32 bits fit the accumulator: more than any packet has.
+        // At most 2^32 words of 32 bits fit the accumulator: more than any packet has.
         let (words, rest) = bytes.as_chunks::<4>();
-        let mut native = words
-            .iter()
-            .fold(0u64, |sum, word| sum + u64::from(u32::from_ne_bytes(*word)));
-        if !rest.is_empty() {
-            let mut last = [0; 4];
-            last[..rest.len()].copy_from_slice(rest);
-            native += u64::from(u32::from_ne_bytes(last));
+        let sum = words.iter().fold(self.0, |sum, word| {
+            sum + u64::from(u32::from_ne_bytes(*word))
+        });
+        if rest.is_empty() {
+            return Sum(sum);
         }
-        self.word(u16::from_be(fold(native)))
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        Sum(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
     /// Adds a 16-bit word, a port for instance.
     #[inline]
     #[must_use]
     pub fn word(self, word: u16) -> Sum {
-        Sum(self.0 + u64::from(word))
+        Sum(self.0 + u64::from(word.to_be()))
     }
 
     /// Adds two 16-bit words at once.
     #[inline]
     #[must_use]
     pub fn long(self, words: u32) -> Sum {
-        Sum(self.0 + u64::from(words))
+        Sum(self.0 + u64::from(words.to_be()))
+    }
+
+    /// Adds four octets.
+    #[inline]
+    #[must_use]
+    pub fn octets(self, octets: [u8; 4]) -> Sum {
+        Sum(self.0 + u64::from(u32::from_ne_bytes(octets)))
     }
 
     /// Adds an IPv4 address.
     #[inline]
     #[must_use]
     pub fn ipv4(self, ip: Ipv4Addr) -> Sum {
-        self.long(u32::from(ip))
+        self.octets(ip.octets())
     }
 
     /// Adds an IPv6 address.
@@ -63,7 +71,7 @@ impl Sum {
     /// The sum folded to 16 bits.
     #[inline]
     pub fn folded(self) -> u16 {
-        fold(self.0)
+        u16::from_be(fold(self.0))
     }
 
     /// The checksum: the complement of the folded sum.
@@ -84,9 +92,8 @@ impl Sum {
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // each cast takes one half
 fn fold(sum: u64) -> u16 {
-    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
-    let sum = sum.wrapping_add(u32::from(carry)); // after a carry there is room for it
     // Both halves hold the sum of both; the upper one has also got the carry of the lower.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
@@ -122,7 +129,8 @@ pub fn is_valid(bytes: &[u8]) -> bool {
 }
 
 /// The ones'-complement difference that a change makes to a sum (RFC 1624, equation 3). It does
-/// not depend on the rest of the packet, so a session computes it once and keeps 16 bits.
+/// not depend on the rest of the packet, so a session computes it once and keeps 16 bits: as the
+/// machine would read them from a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Delta(u16);
 
@@ -133,7 +141,7 @@ impl Delta {
     /// The difference between what stood in the packet and what will.
     #[inline]
     pub fn of(old: Sum, new: Sum) -> Delta {
-        Delta(Sum(u64::from(!old.folded())).word(new.folded()).folded())
+        Delta(fold(u64::from(!fold(old.0)) + u64::from(fold(new.0))))
     }
 
     /// The difference between octets of even number that stood and that will stand there.
@@ -152,7 +160,7 @@ impl Delta {
     #[inline]
     #[must_use]
     pub fn and(self, other: Delta) -> Delta {
-        Delta(Sum(u64::from(self.0)).word(other.0).folded())
+        Delta(fold(u64::from(self.0) + u64::from(other.0)))
     }
 
     /// The change taken back: the other direction of a session.
@@ -165,14 +173,14 @@ impl Delta {
     /// The checksum field after the change. A wrong one stays wrong by as much.
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {
-        let (sum, carry) = (!checksum).overflowing_add(self.0);
-        !sum.wrapping_add(u16::from(carry)) // after a carry there is room for it
+        let (sum, carry) = (!checksum.to_be()).overflowing_add(self.0);
+        u16::from_be(!sum.wrapping_add(u16::from(carry))) // after a carry there is room for it
     }
 
     /// As [`Delta::apply`] for UDP, where zero means "none" and goes as 0xFFFF.
     #[inline]
     pub fn apply_udp(self, checksum: u16) -> u16 {
-        nonzero(self.apply(checksum))
+        u16::from_be(nonzero(self.apply(checksum).to_be()))
     }
 
     /// The 16 bits to keep in a session.

@@ -59,19 +59,21 @@ impl Header {
         if self.more_fragments {
             fragment |= MORE_FRAGMENTS;
         }
-        let first = 0x4500_0000 | u32::from(self.tos) << 16 | u32::from(self.len);
-        let second = u32::from(self.id) << 16 | u32::from(fragment);
-        let third = u32::from(self.ttl) << 24 | u32::from(self.protocol) << 16;
+        let [len, id, fragment] = [self.len, self.id, fragment].map(u16::to_be_bytes);
+        let first = [0x45, self.tos, len[0], len[1]];
+        let second = [id[0], id[1], fragment[0], fragment[1]];
+        let third = [self.ttl, self.protocol, 0, 0];
         let checksum = Sum::ZERO
-            .long(first)
-            .long(second)
-            .long(third)
+            .octets(first)
+            .octets(second)
+            .octets(third)
             .ipv4(self.src)
             .ipv4(self.dst)
             .checksum();
-        out[..4].copy_from_slice(&first.to_be_bytes());
-        out[4..8].copy_from_slice(&second.to_be_bytes());
-        out[8..12].copy_from_slice(&(third | u32::from(checksum)).to_be_bytes());
+        out[..4].copy_from_slice(&first);
+        out[4..8].copy_from_slice(&second);
+        out[8..10].copy_from_slice(&third[..2]);
+        out[10..12].copy_from_slice(&checksum.to_be_bytes());
         out[12..16].copy_from_slice(&self.src.octets());
         out[16..20].copy_from_slice(&self.dst.octets());
     }

@@ -134,6 +134,28 @@ impl Pref64 {
         Some(Ipv4Addr::from_bits(u128::from(address) as u32))
     }
 
+    /// As [`Pref64::extract`], of an address where it lies; `None` too if the prefix is no /96.
+    #[inline]
+    pub fn extract_96(&self, address: &[u8; 16]) -> Option<Ipv4Addr> {
+        let address = EmbeddedWords::of(*address);
+        let prefix = EmbeddedWords::of(self.prefix.to_ne_bytes());
+        let is_inside =
+            self.length == 96 && address.high == prefix.high && address.mid == prefix.mid;
+        is_inside.then_some(Ipv4Addr::from(address.low))
+    }
+
+    /// As [`Pref64::embed`], by words.
+    #[inline]
+    pub fn embed_words(&self, ip: [u8; 4]) -> EmbeddedWords {
+        if self.length != 96 {
+            return EmbeddedWords::of(self.embed_short(Ipv4Addr::from(ip)).octets());
+        }
+        EmbeddedWords {
+            low: ip,
+            ..EmbeddedWords::of(self.prefix.to_ne_bytes())
+        }
+    }
+
     /// Of the prefixes with octet 8 behind them.
     #[cold]
     fn extract_short(self, address: Ipv6Addr) -> Ipv4Addr {
@@ -150,6 +172,30 @@ impl Pref64 {
     pub fn extract_exact(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let ip = self.extract(address)?;
         (self.length == 96 || self.embed(ip) == address).then_some(ip)
+    }
+}
+
+/// An IPv4-embedded IPv6 address as words whose octets in memory are the address's, cut where the
+/// IPv4 address begins behind a /96.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddedWords {
+    /// The first 64 bits.
+    pub high: u64,
+    /// The next 32 bits.
+    pub mid: u32,
+    /// The last 32 bits.
+    pub low: [u8; 4],
+}
+
+impl EmbeddedWords {
+    #[inline]
+    fn of(address: [u8; 16]) -> EmbeddedWords {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, low @ ..] = address;
+        EmbeddedWords {
+            high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+            mid: u32::from_ne_bytes([i, j, k, l]),
+            low,
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use crate::facts::ParseError;
 pub const PROTOCOL: u8 = 17;
 /// Octets of the header.
 pub const HEADER_LEN: usize = 8;
+/// Place of the length in the header.
+pub const LEN_AT: usize = 4;
 /// Place of the checksum in the header.
 pub const CHECKSUM_AT: usize = 6;
 
