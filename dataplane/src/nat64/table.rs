@@ -4,10 +4,13 @@
 //! are small entries of their own, found by a hash of the entry's number and the IPv4 peer. The
 //! IPv6 side is found by hash, the IPv4 side by position: pool address, protocol, port.
 
+mod sizes;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 
+pub use self::sizes::TableSizes;
 pub use super::entry::{
     BibEntry, Ends, ExtraSession, Fit, NUMBER_MAX, Session, SessionRef, WheelRef,
 };
@@ -15,7 +18,6 @@ use super::entry::{FLAG_AWAITED, FLAG_LIVE, FLAG_STATIC};
 use super::lifetime::{self, STATE_DEAD};
 use super::pool4::Slot;
 use crate::clock::Tick;
-use crate::memory::arena::slab_bytes;
 use crate::memory::{Arena, ArenaError, HashKey, Index, Probe, Slab, Wheel};
 
 /// A BIB entry and one of its sessions.
@@ -45,56 +47,6 @@ impl PortPlace {
     #[inline]
     pub fn of(slot: Slot, port: u16, protocol: Protocol) -> PortPlace {
         PortPlace((slot as usize * 3 + protocol.index()) << 16 | usize::from(port))
-    }
-}
-
-/// Sizes of the tables of one worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TableSizes {
-    /// Sessions, and so BIB entries, at most.
-    pub sessions: usize,
-    /// Static BIB entries besides.
-    pub statics: usize,
-    /// Pool addresses.
-    pub slots: usize,
-    /// Port blocks.
-    pub blocks: usize,
-}
-
-impl TableSizes {
-    fn bibs(&self) -> usize {
-        self.sessions + self.statics
-    }
-
-    /// References that the wheel can hold at once: one for each number of an entry, of a further
-    /// session and of a block. That is more than there are sessions: a cut makes room for another
-    /// session at once, and its own number is used again only when the wheel has let go of it.
-    fn references(&self) -> usize {
-        self.bibs() + self.sessions + self.blocks
-    }
-
-    /// The named terms of the memory plan, in octets.
-    pub fn plan(&self) -> [(&'static str, usize); 6] {
-        [
-            (
-                "BIB entries with first session",
-                slab_bytes::<BibEntry>(self.bibs() + 1),
-            ),
-            (
-                "further sessions",
-                slab_bytes::<ExtraSession>(self.sessions + 1),
-            ),
-            (
-                "index of IPv6 transport addresses",
-                Index::bytes(self.bibs()),
-            ),
-            ("index of further sessions", Index::bytes(self.sessions)),
-            (
-                "index of pool ports",
-                slab_bytes::<u32>(self.slots * 3 * PORTS),
-            ),
-            ("timer wheel", Wheel::bytes(self.references())),
-        ]
     }
 }
 
