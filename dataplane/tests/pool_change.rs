@@ -4,16 +4,17 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
-use gate64_dataplane::command::{Command, Event};
+use gate64_dataplane::command::{Command, Event, TooManyJobs};
 use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
 use gate64_dataplane::counters;
 use gate64_dataplane::memory::HashKey;
+use gate64_dataplane::memory::hash::Rng;
 use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::nat64::pool4::PoolMap;
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
@@ -128,7 +129,23 @@ impl Bench {
         answer.try_recv().unwrap()
     }
 
+    /// As control does it: a closed address of which nothing is held gives its place up.
+    fn change_as_control_does(&mut self, config: &Nat64Config) {
+        let held = self.stranded();
+        let is_empty = |ip| !held.iter().any(|(held, _)| *held == ip);
+        self.pool = Arc::new(self.pool.changed(config, 1, &is_empty).unwrap());
+        let command = Command::Reconfigure {
+            config: Arc::new(config.clone()),
+            pool: Arc::clone(&self.pool),
+        };
+        self.gateway.nat64.command(command, self.gateway.now);
+    }
+
     fn begin_cut(&mut self, addresses: &[Ipv4Addr]) -> Receiver<u64> {
+        self.try_cut(addresses).expect("few enough")
+    }
+
+    fn try_cut(&mut self, addresses: &[Ipv4Addr]) -> Result<Receiver<u64>, TooManyJobs> {
         let (begun, has_begun) = crossbeam::channel::bounded(1);
         let (reply, answer) = crossbeam::channel::bounded(1);
         let command = Command::CutBlocks {
@@ -137,8 +154,8 @@ impl Bench {
             reply,
         };
         self.gateway.nat64.command(command, self.gateway.now);
-        assert_eq!(has_begun.try_recv(), Ok(Ok(())));
-        answer
+        has_begun.try_recv().expect("an answer at once")?;
+        Ok(answer)
     }
 
     fn cut(&mut self, address: Ipv4Addr) -> u64 {
@@ -373,6 +390,50 @@ fn a_cut_goes_back_to_what_a_later_reload_closes() {
     assert_eq!(done.try_recv(), Ok(held - left));
 }
 
+/// What a cut that waits will take has further sessions still: it is not the first one's to take.
+#[test]
+fn a_cut_takes_nothing_that_another_one_waits_for() {
+    let mut bench = Bench::new();
+    let held = bench.gateway.count(counters::port_blocks_used(0));
+    bench.change(config(|pool| pool.exclude = vec![STAYS, GOES]));
+    let first = bench.begin_cut(&[STAYS]);
+    while bench.gateway.count(counters::port_blocks_used(0)) == held {
+        bench.step();
+    }
+    let second = bench.begin_cut(&[GOES]);
+    bench.gateway.advance(Duration::from_millis(250));
+    bench.gateway.nat64.check_invariants();
+    let counts = [first, second].map(|count| count.try_recv().unwrap());
+    let of = [STAYS, GOES].map(|address| bench.on(address).len() as u64);
+    assert_eq!(counts, of);
+}
+
+/// The address is open again before the cut has come to its blocks.
+#[test]
+fn a_cut_that_ends_early_leaves_no_mapping_without_sessions() {
+    let mut bench = Bench::new();
+    // The second session alone goes on.
+    for _ in 0..2 {
+        bench.gateway.advance(Duration::from_secs(200));
+        for number in 0..10 {
+            bench.open(number, OTHER_SERVER);
+        }
+    }
+    bench.change(config(|pool| pool.exclude = vec![GOES]));
+    let done = bench.begin_cut(&[GOES]);
+    bench.step();
+    bench.gateway.nat64.check_invariants();
+    bench.change(config(|_| {}));
+    bench.gateway.advance(Duration::from_millis(250));
+    assert_eq!(done.try_recv(), Ok(0));
+    for _ in 0..2 {
+        bench.gateway.advance(Duration::from_secs(500));
+    }
+    assert_eq!(bench.gateway.count(counters::bib_entries(0)), 0);
+    assert_eq!(bench.gateway.count(counters::subscribers(0)), 0);
+    bench.gateway.nat64.check_invariants();
+}
+
 /// Ports that a reload excludes are given out no more, those of held blocks included; what is
 /// mapped stays until it ends.
 #[test]
@@ -445,4 +506,116 @@ fn excluded_ports_of_a_held_block_are_set_apart_when_they_are_free() {
     bench.change(one_block(None));
     assert_eq!(open_all(&mut bench, 5000).len(), 32);
     bench.gateway.nat64.check_invariants();
+}
+
+/// A reload as it may come: addresses excluded or drained, ports fewer or more, some excluded.
+fn any_config(rng: &mut Rng) -> Nat64Config {
+    let mut config = config(|pool| {
+        for ip in [STAYS, GOES] {
+            match rng.below(6) {
+                0 => pool.exclude.push(ip),
+                1 => pool.drain.push(ip),
+                _ => {}
+            }
+        }
+        let blocks = [2, 4, 16][usize::try_from(rng.below(3)).unwrap()];
+        pool.ports = 1024..=1023 + blocks * 64;
+        if rng.below(2) == 0 {
+            let first = 1024 + u16::try_from(rng.below(200)).unwrap();
+            pool.exclude_ports = vec![first..=first + u16::try_from(rng.below(100)).unwrap()];
+        }
+    });
+    config.subscriber.port_blocks_max = 2;
+    config.subscriber.block_idle = Duration::from_secs(60);
+    config
+}
+
+/// First port of the block that a port lies in.
+fn block_of((ip, port): (Ipv4Addr, u16)) -> (Ipv4Addr, u16) {
+    (ip, port / 64 * 64)
+}
+
+/// Whether a new mapping may have this transport address: of a block that was `held`, or new.
+fn may_be_new(
+    config: &Nat64Config,
+    held: &BTreeSet<(Ipv4Addr, u16)>,
+    (ip, port): (Ipv4Addr, u16),
+) -> bool {
+    let pool = &config.pool4[0];
+    let is_closed = pool.exclude.contains(&ip);
+    let is_excluded = pool.exclude_ports.iter().any(|ports| ports.contains(&port));
+    let is_open = pool.ports.contains(&port) && !is_closed && !pool.drain.contains(&ip);
+    (is_open || held.contains(&block_of((ip, port)))) && (is_closed || !is_excluded)
+}
+
+/// Traffic, reloads, cuts and time in any order; the tables agree with each other after each, the
+/// events with the tables, and what is new lies where the configuration of now allows it.
+/// `GATE64_SEED` repeats a run; its seed is printed.
+#[test]
+fn reloads_and_cuts_in_any_order_leave_nothing_behind() {
+    let seed = std::env::var("GATE64_SEED").map_or_else(
+        |_| HashKey::random().words(1, 2, 3),
+        |seed| seed.parse().expect("GATE64_SEED is a number"),
+    );
+    println!("GATE64_SEED={seed}");
+    let mut rng = Rng::new(seed);
+    let mut current = any_config(&mut rng);
+    let mut bench = Bench::empty(current.clone(), 400, true);
+    let mut mapped = BTreeMap::new();
+    let mut held = BTreeSet::new();
+    for _ in 0..4000 {
+        match rng.below(40) {
+            0..=31 => {
+                let key = (rng.below(12), rng.below(70));
+                let [number, port] = [key.0, key.1].map(|one| u16::try_from(one).unwrap());
+                let server = [SERVER, OTHER_SERVER][usize::try_from(rng.below(2)).unwrap()];
+                let packet = udp6((host(number), 4000 + port), (embedded(server), 9), b"x");
+                if let Outcome::Sent(Side::V4, bytes) = bench.gateway.put(Side::V6, &packet) {
+                    let (IpAddr::V4(ip), _, port, ..) = judged(&bytes) else {
+                        panic!("not translated");
+                    };
+                    let before = mapped.insert(key, (ip, port));
+                    let is_known = before == Some((ip, port));
+                    assert!(is_known || may_be_new(&current, &held, (ip, port)));
+                }
+            }
+            32 | 33 => {
+                let seconds = [1, 61, 130, 301][usize::try_from(rng.below(4)).unwrap()];
+                bench.gateway.advance(Duration::from_secs(seconds));
+            }
+            34 | 35 => {
+                current = any_config(&mut rng);
+                bench.change_as_control_does(&current);
+            }
+            36 => {
+                let which = [&[STAYS, GOES][..], &[STAYS], &[GOES]];
+                let which = which[usize::try_from(rng.below(3)).unwrap()];
+                drop(bench.try_cut(which));
+            }
+            _ => bench.step(),
+        }
+        while let Some(event) = bench.gateway.nat64.take_event() {
+            match event {
+                Event::BlockAllocated(one) => assert!(held.insert((one.v4, one.port_first))),
+                Event::BlockReleased(one) => assert!(held.remove(&(one.v4, one.port_first))),
+                _ => {}
+            }
+        }
+        bench.gateway.nat64.check_invariants();
+        let counted = bench.gateway.count(counters::port_blocks_used(0));
+        assert_eq!(held.len() as u64, counted);
+    }
+    for _ in 0..4 {
+        bench.gateway.advance(Duration::from_secs(301));
+        bench.gateway.nat64.check_invariants();
+    }
+    for id in [
+        counters::subscribers(0),
+        counters::port_blocks_used(0),
+        counters::pool_blocks_resting(0),
+        counters::events_lost(0),
+    ] {
+        assert_eq!(bench.gateway.count(id), 0, "{id:?}");
+    }
+    assert_eq!(bench.gateway.outgoing(), []);
 }

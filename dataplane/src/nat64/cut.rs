@@ -154,7 +154,7 @@ impl Nat64 {
     /// new begins there meanwhile.
     pub(super) fn is_cut_off(&self, bib: Option<u32>, subscriber: u32) -> bool {
         match bib {
-            Some(bib) => self.is_to_be_cut(bib),
+            Some(bib) => self.block_of(bib).is_some_and(|block| self.will_go(block)),
             None => self.holds_closed(subscriber),
         }
     }
@@ -162,7 +162,7 @@ impl Nat64 {
     fn holds_closed(&self, subscriber: u32) -> bool {
         let mut block = self.subscribers.get(subscriber).first_block;
         while block != 0 {
-            if self.goes(block) {
+            if self.will_go(block) {
                 return true;
             }
             block = self.blocks.get(block).next;
@@ -170,16 +170,21 @@ impl Nat64 {
         false
     }
 
-    /// Whether a block is of those being cut.
+    /// Whether a block is of those that some cut takes.
+    fn will_go(&self, block: BlockId) -> bool {
+        self.cuts.iter().any(|cut| self.takes(cut, block))
+    }
+
+    /// Whether a block is of those that the oldest cut takes. Those of others have further
+    /// sessions still, which come first.
     fn goes(&self, block: BlockId) -> bool {
+        self.cuts.front().is_some_and(|cut| self.takes(cut, block))
+    }
+
+    fn takes(&self, cut: &Cut, block: BlockId) -> bool {
+        let address = self.pool.address(self.pool.slot_of(block));
         !self.pool.is_open(block)
-            && self
-                .pool
-                .address(self.pool.slot_of(block))
-                .is_some_and(|ip| {
-                    let mut cuts = self.cuts.iter();
-                    cuts.any(|cut| cut.addresses.binary_search(&ip).is_ok())
-                })
+            && address.is_some_and(|ip| cut.addresses.binary_search(&ip).is_ok())
     }
 
     /// A step of the oldest cut; whether there was one. None is made while the log has to catch
@@ -215,7 +220,7 @@ impl Nat64 {
     fn cut_extras(&mut self, from: u32, now: Instant) -> Progress {
         let (rows, next) = self.table.extras_from(from, EXTRAS_MAX);
         let doomed: Vec<_> = rows
-            .filter(|(_, one)| self.is_to_be_cut(one.bib))
+            .filter(|(_, one)| self.block_of(one.bib).is_some_and(|block| self.goes(block)))
             .map(|(extra, one)| SessionRef::Extra {
                 extra,
                 bib: one.bib,
@@ -227,10 +232,11 @@ impl Nat64 {
         next.map_or(Progress::Blocks(1, 0), Progress::Extras)
     }
 
-    fn is_to_be_cut(&self, bib: u32) -> bool {
+    /// The block that a mapping's port is of; none for a static one.
+    fn block_of(&self, bib: u32) -> Option<BlockId> {
         let entry = self.table.bib(bib);
         let block = self.pool.block(entry.v4().ip, entry.v4().port);
-        !entry.is_static() && block.is_some_and(|block| self.goes(block))
+        block.filter(|_| !entry.is_static())
     }
 
     /// Cuts from the next block that has to go, from number `from` on; how far the cut is then,
@@ -257,7 +263,6 @@ impl Nat64 {
     /// from its holder with the last of them. Where to go on, `None` when that is done.
     fn cut_ports(&mut self, block: BlockId, from: u16, now: Instant) -> Option<u16> {
         let (ip, slot, first) = self.pool.block_start(block)?;
-        let tick = now.tick();
         let size = self.pool.block_size();
         let end = from.saturating_add(PORTS_MAX).min(size);
         for protocol in Protocol::ALL {
@@ -265,9 +270,8 @@ impl Nat64 {
                 let bib = self.table.find_v4(slot, first + place, protocol);
                 let bib = bib.filter(|&bib| !self.table.bib(bib).is_static());
                 if let Some(bib) = bib {
-                    self.cut_session(SessionRef::First(bib), now);
                     debug_assert!(self.table.bib(bib).v4().ip == ip, "found by its address");
-                    self.unmap(bib, tick);
+                    self.cut_session(SessionRef::First(bib), now);
                 }
             }
         }
@@ -278,14 +282,14 @@ impl Nat64 {
         if end < size {
             return Some(end);
         }
-        self.release_block(block, now, tick);
+        self.release_block(block, now, now.tick());
         None
     }
 
-    /// Ends a session before its time.
+    /// Ends a session before its time, and with the last one its mapping.
     fn cut_session(&mut self, at: SessionRef, now: Instant) {
-        if self.table.session(at).state != 0 {
-            self.end_session(at, Table::cut_session, now);
+        if self.table.session(at).state != 0 && self.end_session(at, Table::cut_session, now) {
+            self.unmap(at.bib(), now.tick());
         }
     }
 }
