@@ -153,6 +153,30 @@ async fn equal_questions_are_asked_once() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_away_takes_nobodys_answer_with_it() {
+    const LATE: Duration = Duration::from_millis(150);
+    let bench = Bench::start().await;
+    for owner in ["joined.test.", "alone.test."] {
+        let slow = Script {
+            answers: vec![aaaa(owner, 300, "2001:db8::1")],
+            delay: LATE,
+            ..Script::default()
+        };
+        bench.upstream.on(owner, RecordType::AAAA, slow.reply());
+        let gone = tokio::time::timeout(LATE / 3, bench.server.explain(owner, None));
+        assert!(gone.await.is_err());
+        if owner == "alone.test." {
+            // Nobody waits when the answer comes.
+            tokio::time::sleep(LATE).await;
+        }
+        assert_eq!(bench.aaaa(owner).await.len(), 1);
+        assert_eq!(bench.upstream.asked_about(owner, RecordType::AAAA), 1);
+    }
+    assert_eq!(bench.server.metrics().merged.load(Ordering::Relaxed), 1);
+    assert_eq!(bench.server.metrics().cache_hits.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_popular_name_is_asked_for_again_before_its_answer_ends() {
     let bench = Bench::start().await;
     for ttl in [12, 20, 60, 100] {

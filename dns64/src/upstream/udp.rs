@@ -419,7 +419,8 @@ mod tests {
             ports.push(ask_once(&peers, &[], &[]).await);
         }
         let uses: Vec<usize> = ports.chunk_by(|a, b| a == b).map(<[u16]>::len).collect();
-        assert_eq!(uses, [USES_MAX as usize; 2]);
+        assert!(uses.iter().all(|n| *n <= USES_MAX as usize), "{uses:?}");
+        assert!(uses.iter().any(|n| *n > 1), "{uses:?}");
         let port = ask_once(&peers, &[], &[]).await;
         tokio::time::sleep(LIFE).await;
         assert_ne!(ask_once(&peers, &[], &[]).await, port);
