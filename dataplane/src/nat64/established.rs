@@ -21,7 +21,31 @@ use crate::memory::Probe;
 use crate::packet::{LINK_HEADER_MAX, Window};
 use crate::route::{HopId, Lookup};
 use crate::siit::{self, GROWTH, Rules};
-use crate::verdict::Side;
+use crate::verdict::{Side, WorkerId};
+
+/// What stage one has decided of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Course {
+    /// The long way.
+    Long,
+    /// The lane from IPv6.
+    FromV6,
+    /// The lane from IPv4.
+    FromV4,
+    /// Plain, but another worker's: it has its verdict.
+    Elsewhere,
+}
+
+/// Whether a lane takes a packet.
+pub(super) enum Entry {
+    /// Yes.
+    Taken,
+    /// No, and it goes the long way.
+    Long,
+    /// It is plain, and that worker owns it.
+    Elsewhere(WorkerId),
+}
 
 /// What the stages after the first need of a plain packet. What they can read in the packet they
 /// read there.
@@ -29,8 +53,8 @@ use crate::verdict::Side;
 pub(super) struct Plain {
     /// Its place in the burst.
     place_in_burst: u8,
-    /// From which side the lane takes the packet, if it does; the rest means something only then.
-    pub taken: Option<Side>,
+    /// Which way the packet goes; the rest means something only in a lane.
+    pub course: Course,
     /// Where the session is found: from IPv6.
     probe: Probe,
     /// Where the session is found: from IPv4.
@@ -46,7 +70,7 @@ impl Plain {
     pub fn at(place: usize) -> Plain {
         Plain {
             place_in_burst: u8::try_from(place).unwrap_or(u8::MAX),
-            taken: None,
+            course: Course::Long,
             probe: Probe::NOWHERE,
             place: PortPlace::NOWHERE,
             bib: 0,
@@ -96,6 +120,9 @@ pub(super) trait Lane {
     /// That side.
     const SIDE: Side;
 
+    /// The lane.
+    const COURSE: Course;
+
     /// Octets of the head in front of the packet.
     const BEFORE: u16;
 
@@ -103,8 +130,9 @@ pub(super) trait Lane {
     const ROOM: u16;
 
     /// Stage one: whether the lane may take the packet, by what it says alone. Asks the memory
-    /// for the line that its session is found by.
-    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool;
+    /// for the line that its session is found by. A packet of another worker's is not looked at
+    /// further: its owner does that.
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> Entry;
 
     /// Stage two: reads that line, and asks for the BIB entry's.
     fn prefetch(nat64: &Nat64, one: &mut Plain);
@@ -138,23 +166,27 @@ pub(super) struct FromV4;
 
 impl Lane for FromV6 {
     const SIDE: Side = Side::V6;
+    const COURSE: Course = Course::FromV6;
     const BEFORE: u16 = 0;
     const ROOM: u16 = 0;
 
     #[inline]
-    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool {
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> Entry {
         let Some((plain, protocol)) = PlainV6::read(head, window.len) else {
-            return false;
+            return Entry::Long;
         };
         let Some((pref64, remote)) = nat64.plain_pref64_of(plain.dst()) else {
-            return false;
+            return Entry::Long;
         };
         if plain.hop_limit() <= 1 {
-            return false;
+            return Entry::Long;
         }
         let src = Ipv6Addr::from(*plain.src());
-        if !nat64.is_alone && nat64.ownership.of_v6(src) != nat64.worker {
-            return false;
+        if !nat64.is_alone {
+            let owner = nat64.ownership.of_v6(src);
+            if owner != nat64.worker {
+                return Entry::Elsewhere(owner);
+            }
         }
         let port = u16::from_be_bytes(*plain.src_port());
         one.probe = nat64.table.probe(src, port, protocol);
@@ -165,7 +197,7 @@ impl Lane for FromV6 {
             pref64,
             steady_state(protocol),
         );
-        true
+        Entry::Taken
     }
 
     #[inline]
@@ -247,26 +279,29 @@ fn forward_v6(
 
 impl Lane for FromV4 {
     const SIDE: Side = Side::V4;
+    const COURSE: Course = Course::FromV4;
     const BEFORE: u16 = GROWTH;
     #[allow(clippy::cast_possible_truncation)] // 18
     const ROOM: u16 = LINK_HEADER_MAX as u16;
 
     #[inline]
-    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> bool {
+    fn enter(nat64: &Nat64, head: &Head, window: Window, one: &mut Plain) -> Entry {
         let Some((plain, protocol)) = PlainV4::read(head, window.len) else {
-            return false;
+            return Entry::Long;
         };
         let dst = plain.dst();
         let Some(slot) = nat64.pool.slot(dst) else {
-            return false;
+            return Entry::Long;
         };
         if plain.ttl() <= 1 {
-            return false;
+            return Entry::Long;
         }
         let port = u16::from_be_bytes(plain.dst_port());
-        let ownership = &nat64.ownership;
-        if !nat64.is_alone && ownership.of_v4(&nat64.pool, dst, port, protocol) != nat64.worker {
-            return false;
+        if !nat64.is_alone {
+            let owner = nat64.ownership.of_v4(&nat64.pool, dst, port, protocol);
+            if owner != nat64.worker {
+                return Entry::Elsewhere(owner);
+            }
         }
         one.place = PortPlace::of(slot, port, protocol);
         nat64.table.prefetch_place(one.place);
@@ -276,7 +311,7 @@ impl Lane for FromV4 {
             0, // whichever prefix it is
             steady_state(protocol),
         );
-        true
+        Entry::Taken
     }
 
     #[inline]

@@ -53,7 +53,7 @@ use hashbrown::HashMap;
 
 use self::block::Blocks;
 use self::class::Classes;
-use self::established::{Forwarded, FromV4, FromV6, Lane, Passed, Plain};
+use self::established::{Course, Entry, Forwarded, FromV4, FromV6, Lane, Passed, Plain};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
@@ -291,12 +291,21 @@ impl Nat64 {
                 others = true;
                 continue;
             }
-            let enters = area
+            let entry = area
                 .around(&mut item.frame, L::BEFORE, L::ROOM)
-                .is_some_and(|(head, window)| L::enter(self, head, *window, one));
-            one.taken = enters.then_some(L::SIDE);
-            if !enters {
-                self.prepare(area, item, &mut long[one.place()], context);
+                .map_or(Entry::Long, |(head, window)| {
+                    L::enter(self, head, *window, one)
+                });
+            match entry {
+                Entry::Taken => one.course = L::COURSE,
+                Entry::Long => {
+                    one.course = Course::Long;
+                    self.prepare(area, item, &mut long[one.place()], context);
+                }
+                Entry::Elsewhere(owner) => {
+                    one.course = Course::Elsewhere;
+                    (item.verdict, item.hop) = self.hand_off(owner, L::SIDE, HandoffReason::Queue);
+                }
             }
         }
         others
@@ -318,9 +327,9 @@ impl Nat64 {
         let Places { lane, long } = places;
         let count = items.len().min(lane.len());
         for one in &mut lane[..count] {
-            if one.taken == Some(L::SIDE) {
+            if one.course == L::COURSE {
                 L::prefetch(self, one);
-            } else if items[one.place()].side == L::SIDE {
+            } else if one.course == Course::Long && items[one.place()].side == L::SIDE {
                 self.prefetch(&long[one.place()]);
             }
         }
@@ -340,7 +349,7 @@ impl Nat64 {
         let mut lane = lane.iter_mut();
         for item in items {
             let Some(one) = lane.next() else { break };
-            if one.taken == Some(L::SIDE) {
+            if one.course == L::COURSE {
                 if let Some(passed) = self.pass::<L>(area, item, one, context) {
                     item.leave(L::SIDE, &passed, &mut forwarded);
                     continue;
@@ -349,7 +358,7 @@ impl Nat64 {
                     continue;
                 }
                 self.prepare(area, item, &mut long[one.place()], context);
-            } else if item.side != L::SIDE {
+            } else if item.side != L::SIDE || one.course == Course::Elsewhere {
                 continue;
             }
             self.finish(area, item, &long[one.place()], context);
