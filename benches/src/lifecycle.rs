@@ -221,20 +221,20 @@ fn add_steps(gateway: &mut Gateway, steps: &mut Vec<u32>) {
 fn longest_turn(steps: &[u32]) -> f64 {
     let time = worker::EXPIRY_TIME.as_nanos() as f64;
     let (mut longest, mut left) = (0f64, steps);
-    while let Some((&first, rest)) = left.split_first() {
-        let (mut further, mut count) = (0f64, 0);
-        for &step in rest
+    while !left.is_empty() {
+        let (mut turn, mut count) = (0f64, 0);
+        for &step in left
             .iter()
-            .take(worker::EXPIRY_PER_TURN / worker::EXPIRY_STEP)
+            .take(worker::EXPIRY_PER_TURN.div_ceil(worker::EXPIRY_STEP))
         {
-            if further >= time {
+            turn += f64::from(step);
+            count += 1;
+            if turn >= time {
                 break;
             }
-            further += f64::from(step);
-            count += 1;
         }
-        longest = longest.max(f64::from(first) + further);
-        left = &rest[count..];
+        longest = longest.max(turn);
+        left = &left[count..];
     }
     longest
 }

@@ -276,8 +276,9 @@ pub(super) fn equal_of_sixteen(all: &[u16; 16], one: u16) -> u32 {
     }
 }
 
+/// Asks the memory for the first cache line at an address; it need not be one.
 #[inline]
-fn prefetch<T>(at: *const T) {
+pub fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and never faults.
     unsafe {

@@ -116,6 +116,13 @@ impl Wheel {
         };
     }
 
+    /// Whether [`Wheel::take_due`] has something to do: without it nothing is due.
+    #[inline]
+    pub fn is_behind(&self, now: Tick) -> bool {
+        let slot = self.slots[(self.current.0 % SLOTS) as usize];
+        self.current < now || (self.current == now && slot.head != 0)
+    }
+
     /// The next chunk of references due at or before `now`; `None` when all are done.
     pub fn take_due(&mut self, now: Tick) -> Option<Due> {
         for _ in 0..SKIP_MAX {

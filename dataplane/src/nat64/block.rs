@@ -114,6 +114,16 @@ impl Blocks {
             + slab_bytes::<u32>(slots)
     }
 
+    /// Asks the memory for what taking a block back touches.
+    pub fn prefetch(&self, block: BlockId) {
+        const LINE: usize = 64 / size_of::<u64>();
+        self.blocks.prefetch(block as usize);
+        let first = self.bitmap(block, Protocol::Udp, 0);
+        for at in (first..first + 3 * KINDS * self.words).step_by(LINE) {
+            self.bitmaps.prefetch(at);
+        }
+    }
+
     /// Takes its slabs from the arena and marks what belongs to `worker` as free. `secret` is
     /// what makes the choice of ports unpredictable.
     ///
@@ -134,8 +144,8 @@ impl Blocks {
         let mut blocks = Blocks {
             blocks: arena.resident_slab(count)?,
             bitmaps: arena.slab(count * 3 * KINDS * words)?,
-            free: arena.slab(slots * free_words)?,
-            free_count: arena.slab(slots)?,
+            free: arena.resident_slab(slots * free_words)?,
+            free_count: arena.resident_slab(slots)?,
             pools: Vec::new(),
             counts: Default::default(),
             pool: Arc::clone(&pool),

@@ -10,6 +10,12 @@ use crate::counters;
 use crate::route::RouteSnapshot;
 
 impl Nat64 {
+    /// Whether sessions or blocks may be due.
+    #[inline]
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.table.wheel.is_behind(now.tick())
+    }
+
     /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
     /// up to fifteen); returns how many were visited. Zero means that nothing is due.
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
@@ -26,11 +32,18 @@ impl Nat64 {
                 break;
             };
             for &reference in due.references() {
-                self.table.prefetch_due(WheelRef::unpack(reference));
+                match WheelRef::unpack(reference) {
+                    WheelRef::Block(block) => self.blocks.prefetch(block),
+                    session => self.table.prefetch_due(session),
+                }
             }
             for &reference in due.references() {
-                if let WheelRef::First(bib) = WheelRef::unpack(reference) {
-                    self.table.prefetch_removal(bib);
+                match WheelRef::unpack(reference) {
+                    WheelRef::First(bib) => self.table.prefetch_removal(bib),
+                    WheelRef::Block(block) => {
+                        self.subscribers.prefetch(self.blocks.get(block).subscriber);
+                    }
+                    WheelRef::Extra(_) => {}
                 }
             }
             for &reference in due.references() {

@@ -1,6 +1,7 @@
 //! How much memory a configuration needs, by named terms, and the translators built in it.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use gate64_wire::addr::Protocol;
@@ -21,11 +22,13 @@ use super::syn_hold::SynHold;
 use super::table::{NUMBER_MAX, Table, TableSizes};
 use super::{EVENTS_MAX, Nat64, Places};
 use crate::clock::ticks;
+use crate::command::Event;
 use crate::config::{AutoOnOff, Filtering, Nat64Config, Pool4Prefix};
 use crate::counters::{self, Counters};
 use crate::memory::arena::Pages;
 use crate::memory::hash::Rng;
 use crate::memory::{Arena, ArenaError, HashKey};
+use crate::route::PortId;
 use crate::siit;
 use crate::verdict::WorkerId;
 
@@ -279,7 +282,7 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
         subscribers: Subscribers::new(*subscribers, settings.key),
         permissions: HashMap::with_capacity(permissions(config, sizes.sessions)),
         counters: Counters::default(),
-        events: VecDeque::with_capacity(EVENTS_MAX),
+        events: resident_events(),
         error_budget: ErrorBudget::new(config.icmp_error_rate_max),
         clears: VecDeque::new(),
         cuts: VecDeque::new(),
@@ -338,4 +341,16 @@ impl Nat64 {
             }
         }
     }
+}
+
+/// A queue of events whose memory is resident: no packet and no turn waits for the kernel to find
+/// a page.
+fn resident_events() -> VecDeque<Event> {
+    let nothing = Event::NeighborWanted {
+        port: PortId(0),
+        ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let mut events: VecDeque<Event> = std::iter::repeat_n(nothing, EVENTS_MAX).collect();
+    events.clear();
+    events
 }

@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use super::class::Class;
 use super::pool4::{BlockId, Slot};
 use crate::memory::HashKey;
+use crate::memory::arena::prefetch;
 use crate::verdict::{DropReason, Refusal};
 
 /// A subscriber as its owner keeps it. Number 0 is none.
@@ -56,14 +57,21 @@ pub struct Subscribers {
 
 impl Subscribers {
     /// Room for `capacity` subscribers. `hashbrown` never grows while it is less than half full,
-    /// so that no packet waits for a rehash.
+    /// so that no packet waits for a rehash; all is resident, so that none waits for a page.
     pub fn new(capacity: usize, key: HashKey) -> Subscribers {
-        let mut all = Vec::with_capacity(capacity + 1);
-        all.push(Subscriber::empty(0));
+        let mut all = vec![Subscriber::empty(0); capacity + 1];
+        all.truncate(1);
+        let mut free: Vec<u32> = (0..=u32::MAX).take(capacity).collect();
+        let mut by_prefix = HashTable::with_capacity(capacity * 2);
+        for &id in &free {
+            by_prefix.insert_unique(key.prefix(id.into()), id, |&id| key.prefix(id.into()));
+        }
+        by_prefix.clear();
+        free.clear();
         Subscribers {
-            by_prefix: HashTable::with_capacity(capacity * 2),
+            by_prefix,
             all,
-            free: Vec::with_capacity(capacity),
+            free,
             capacity,
             key,
         }
@@ -122,6 +130,13 @@ impl Subscribers {
         self.all[id as usize].in_use = false;
         self.free.push(id);
         true
+    }
+
+    /// Asks the memory for a subscriber.
+    pub fn prefetch(&self, id: u32) {
+        if let Some(one) = self.all.get(id as usize) {
+            prefetch(one);
+        }
     }
 
     /// A subscriber.

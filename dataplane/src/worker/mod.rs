@@ -455,12 +455,15 @@ pub fn expire(
     clock: &mut impl Clock,
     now: Instant,
 ) -> usize {
-    let mut visited = nat64.expire(routes, now, EXPIRY_STEP);
-    if visited < EXPIRY_STEP {
-        return visited;
+    if !nat64.is_due(now) {
+        // The clock costs more than all that is left to do.
+        return nat64.expire(routes, now, EXPIRY_STEP);
     }
     let began = clock.now();
-    while visited < EXPIRY_PER_TURN && clock.now().since(began) < EXPIRY_TIME {
+    let mut visited = nat64.expire(routes, now, EXPIRY_STEP);
+    while (EXPIRY_STEP..EXPIRY_PER_TURN).contains(&visited)
+        && clock.now().since(began) < EXPIRY_TIME
+    {
         let step = nat64.expire(routes, now, EXPIRY_STEP);
         if step == 0 {
             break;
