@@ -107,27 +107,12 @@ impl<'a> Packet<'a> {
         usize::from(self.window.start)
     }
 
-    /// Octets free behind the packet.
-    pub fn tailroom(&self) -> usize {
-        self.chunk.len() - self.headroom() - self.len()
-    }
-
     /// Moves the start forward, dropping `count` octets in front (at most all of them).
     #[inline]
     pub fn trim_front(&mut self, count: u16) {
         let count = count.min(self.window.len);
         self.window.start += count;
         self.window.len -= count;
-    }
-
-    /// Cuts the packet to `len` octets and then drops `count` in front. Nothing is done if it has
-    /// fewer octets.
-    #[inline]
-    pub fn keep(&mut self, len: u16, count: u16) {
-        if count <= len && len <= self.window.len {
-            self.window.start += count;
-            self.window.len = len - count;
-        }
     }
 
     /// Moves the start back by `count` octets, whose content is undefined. False, and nothing
@@ -147,16 +132,5 @@ impl<'a> Packet<'a> {
     #[inline]
     pub fn truncate(&mut self, len: u16) {
         self.window.len = self.window.len.min(len);
-    }
-
-    /// Appends `count` octets, whose content is undefined. False, and nothing done, if the
-    /// tailroom is too small.
-    #[must_use]
-    pub fn grow_back(&mut self, count: u16) -> bool {
-        if usize::from(count) > self.tailroom() {
-            return false;
-        }
-        self.window.len += count;
-        true
     }
 }

@@ -23,7 +23,7 @@ use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::route::{Port, PortId, Route, RouteSnapshot};
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
 use gate64_dataplane::worker::{Handoff, Idle, Links, Worker};
-use packets::{ethernet, ipv6_udp};
+use packets::{ethernet, ipv4_udp, ipv6_udp};
 
 const V6: PortId = PortId(0);
 const V4: PortId = PortId(1);
@@ -340,6 +340,37 @@ fn new_routes_send_what_waits() {
     bench.worker.turn();
     let frame = bench.worker.io().take_sent(V4).expect("it leaves");
     assert!(frame.ends_with(b"patient"));
+}
+
+/// What the engine had ready before a change of the routes has next hops that mean nothing after it.
+#[test]
+fn what_waits_in_the_outbox_leaves_before_new_routes() {
+    let io = MemoryIo::group(1, 2, 512, 512).unwrap().pop().unwrap();
+    let mut bench = Bench::over(io, true);
+    bench.worker.io().inject(V6, &request(b"open"));
+    bench.worker.turn();
+    let frame = bench.worker.io().take_sent(V4).expect("it leaves");
+    let mapped = u16::from_be_bytes([frame[34], frame[35]]);
+    // Without DF, and longer than every IPv6 link carries: two fragments each.
+    for _ in 0..64 {
+        let large = ipv4_udp(SERVER, [198, 51, 100, 1], (53, mapped), &[0x5a; 1400]);
+        let large = ethernet(GATE, HOST, 0x0800, &large);
+        assert!(bench.worker.io().inject(V4, &large));
+    }
+    bench.worker.turn();
+    let mut sent = 0;
+    while bench.worker.io().take_sent(V6).is_some() {
+        sent += 1;
+    }
+    assert!((1..128).contains(&sent), "some wait in the outbox: {sent}");
+    let nothing = RouteSnapshot::builder().port(port("v6")).port(port("v4"));
+    bench.routes.store(Arc::new(nothing.build(2)));
+    bench.worker.turn();
+    while let Some(frame) = bench.worker.io().take_sent(V6) {
+        assert_eq!(frame[..6], HOST);
+        sent += 1;
+    }
+    assert_eq!(sent, 128);
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub struct FrameArea {
     owner: Owner,
 }
 
-// SAFETY: bytes are reached only through `packet`, which takes the one `Frame` of a chunk by
+// SAFETY: bytes are reached only through `chunk_of`, which takes the one `Frame` of a chunk by
 // exclusive reference; different threads therefore touch different chunks.
 unsafe impl Send for FrameArea {}
 // SAFETY: as above; the fields themselves never change after construction.
@@ -102,11 +102,6 @@ impl FrameArea {
         (Arc::new(area), frames)
     }
 
-    /// Number of chunks.
-    pub fn chunk_count(&self) -> u32 {
-        self.chunk_count
-    }
-
     /// The packet in a frame.
     ///
     /// # Panics
@@ -133,7 +128,8 @@ impl FrameArea {
 
     /// `N` octets of a frame's chunk, the first of them `before` octets in front of its packet,
     /// with the packet's window; `None` where the chunk has not so many, or fewer than `room` in
-    /// front of them. Octets that are not the packet's are anything.
+    /// front of them. Octets that are not the packet's are anything, and the window's end is not
+    /// looked at.
     ///
     /// # Panics
     /// If the frame belongs to another area.
@@ -144,6 +140,7 @@ impl FrameArea {
         before: u16,
         room: u16,
     ) -> Option<(&'a mut [u8; N], &'a mut Window)> {
+        const { assert!(N <= CHUNK_LEN / 2) };
         let (chunk, window) = self.chunk_of(frame);
         // One comparison for both ends: what is too far in front wraps round.
         let beyond = usize::from(window.start.wrapping_sub(before + room));
@@ -184,8 +181,11 @@ impl FrameArea {
     /// is used up: [`FrameArea::adopt`] makes it again when the kernel gives the chunk back.
     #[inline]
     pub(super) fn surrender(&self, frame: Frame) -> (u64, u32) {
-        debug_assert_eq!(frame.area(), self.id);
-        let start = (u64::from(frame.chunk()) << CHUNK_BITS) + u64::from(frame.window.start);
+        // The kernel would write into the chunk of another frame.
+        let Some(chunk) = frame.chunk_in(self.id, self.chunk_count) else {
+            not_of_this_area(&frame)
+        };
+        let start = ((chunk as u64) << CHUNK_BITS) + u64::from(frame.window.start);
         (start, u32::from(frame.window.len))
     }
 

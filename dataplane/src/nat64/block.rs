@@ -114,12 +114,24 @@ impl Blocks {
             + slab_bytes::<u32>(slots)
     }
 
-    /// Asks the memory for what taking a block back touches.
+    /// Asks the memory for a block.
     pub fn prefetch(&self, block: BlockId) {
-        const LINE: usize = 64 / size_of::<u64>();
         self.blocks.prefetch(block as usize);
-        let first = self.bitmap(block, Protocol::Udp, 0);
-        for at in (first..first + 3 * KINDS * self.words).step_by(LINE) {
+    }
+
+    /// Asks the memory for what taking a block back reads, or the first lines of it, unless ports
+    /// of it are in use: then nothing is taken back.
+    pub fn prefetch_return(&self, block: BlockId) {
+        const LINE: usize = 64 / size_of::<u64>();
+        const LINES_MAX: usize = 8;
+        if self.blocks[block as usize].used != [0; 3] {
+            return;
+        }
+        let resting = |protocol| {
+            let first = self.bitmap(block, protocol, RESTING_NEW);
+            (first..first + 2 * self.words).step_by(LINE)
+        };
+        for at in Protocol::ALL.into_iter().flat_map(resting).take(LINES_MAX) {
             self.bitmaps.prefetch(at);
         }
     }

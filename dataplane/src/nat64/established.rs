@@ -65,6 +65,8 @@ pub(super) struct Plain {
     fit: Fit,
 }
 
+const _: () = assert!(size_of::<Plain>() <= 32);
+
 impl Plain {
     /// What stands in a place of a burst before its first packet.
     pub fn at(place: usize) -> Plain {
@@ -218,8 +220,7 @@ impl Lane for FromV6 {
         let host = (plain.src(), plain.src_port());
         let met = nat64.table.first_v6(one.bib, host, one.fit)?;
         let hop = kept_hop(met.session, true, context)?;
-        nat64.identification = nat64.identification.wrapping_add(1);
-        let id = nat64.identification;
+        let id = &mut nat64.identification;
         forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
     }
 
@@ -239,13 +240,12 @@ impl Lane for FromV6 {
         if nat64.pool.contains(one.fit.remote_ip().into()) {
             return None;
         }
-        let met = nat64.table.meet_v6(one.probe, host, one.fit)?;
+        let met = nat64.table.meet_v6(one.bib, one.probe, host, one.fit)?;
         let hop = kept_hop(met.session, true, context).or_else(|| {
             let found = context.routes.route4(one.fit.remote_ip().into());
             keep_hop(met.session, true, found, context)
         })?;
-        nat64.identification = nat64.identification.wrapping_add(1);
-        let id = nat64.identification;
+        let id = &mut nat64.identification;
         forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
     }
 }
@@ -259,7 +259,7 @@ fn forward_v6(
     fit: Fit,
     met: Met,
     (hop, mtu): (HopId, u16),
-    id: u16,
+    id: &mut u16,
     rules: &Rules,
     context: &Context,
 ) -> Option<Passed> {
@@ -267,6 +267,7 @@ fn forward_v6(
     if len > mtu {
         return None;
     }
+    *id = id.wrapping_add(1);
     met.session.seen = context.tick.0;
     let delta = Delta::from_bits(met.session.delta);
     let src = (met.ends.v4_ip.into(), met.ends.v4_port);
@@ -455,7 +456,8 @@ impl Nat64 {
 #[inline]
 fn kept_hop(session: &Session, towards_v4: bool, context: &Context) -> Option<(HopId, u16)> {
     let hop = session.hop_or_none(context.generation, towards_v4)?;
-    // The generation is kept in 16 bits: after 65536 changes a number could be too high.
+    // The generation is kept in 16 bits: after 65535 changes a session that said nothing meanwhile
+    // has another's number, which could be too high.
     Some((HopId(hop), context.hops.get(usize::from(hop))?.mtu))
 }
 

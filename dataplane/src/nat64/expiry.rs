@@ -41,6 +41,7 @@ impl Nat64 {
                 match WheelRef::unpack(reference) {
                     WheelRef::First(bib) => self.table.prefetch_removal(bib),
                     WheelRef::Block(block) => {
+                        self.blocks.prefetch_return(block);
                         self.subscribers.prefetch(self.blocks.get(block).subscriber);
                     }
                     WheelRef::Extra(_) => {}

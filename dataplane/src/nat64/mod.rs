@@ -164,17 +164,29 @@ impl<'a> Context<'a> {
     /// `pool_changes`: how often the pool has changed. What sessions keep holds until the routes or
     /// the pool change.
     fn new(routes: &'a RouteSnapshot, pool_changes: u32, now: Instant) -> Context<'a> {
-        // Sixteen bits of the number are kept in a session; 0 there means none.
-        let number = routes.generation().wrapping_add(pool_changes);
-        let [.., high, low] = number.to_be_bytes();
-        let generation = u16::from_be_bytes([high, low]).max(1);
         Context {
             routes,
             hops: routes.hops(),
-            generation,
+            generation: kept_generation(routes.generation().wrapping_add(pool_changes)),
             now,
             tick: now.tick(),
         }
+    }
+}
+
+/// What a session keeps of a number of changes: 16 bits, another after each change. 0 means none.
+#[inline]
+#[allow(clippy::cast_possible_truncation)] // at most 65535
+fn kept_generation(changes: u32) -> u16 {
+    (1 + changes % u32::from(u16::MAX)) as u16
+}
+
+#[test]
+fn each_change_has_another_generation() {
+    for changes in (65_530..65_542).chain(131_065..131_075) {
+        let kept = kept_generation(changes);
+        assert_ne!(kept, 0);
+        assert_ne!(kept, kept_generation(changes + 1), "{changes}");
     }
 }
 

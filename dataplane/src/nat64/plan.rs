@@ -93,8 +93,8 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Octets over all terms and workers. Further sessions, pool ports and packets become resident
-    /// when first used, the rest at start.
+    /// Octets over all terms and workers. Further sessions, pool ports, bitmaps of blocks and packets
+    /// become resident when first used, the rest at start.
     pub fn total(&self) -> u64 {
         self.terms.iter().map(|(_, octets)| octets).sum::<u64>() * u64::from(self.workers)
     }

@@ -253,18 +253,25 @@ impl Table {
         })
     }
 
-    /// The BIB entry with this IPv6 side in network order and a session that fits.
+    /// The BIB entry with this IPv6 side in network order and a session that fits. `guess` is what
+    /// [`Table::guess`] said.
     pub fn meet_v6(
         &mut self,
+        guess: u32,
         probe: Probe,
         (ip, port): (&[u8; 16], &[u8; 2]),
         fit: Fit,
     ) -> Option<Met<'_>> {
         let protocol = lifetime::protocol_of(fit.state())?;
-        let bib = self.by_v6.find(probe, |bib| {
+        let is_it = |bib| {
             let entry = &self.bibs[bib as usize];
-            entry.ends.is_v6(ip, port) && entry.protocol() == protocol
-        })?;
+            entry.is_live() && entry.ends.is_v6(ip, port) && entry.protocol() == protocol
+        };
+        // It is the right one if what did not fit was its first session.
+        let bib = match is_it(guess) {
+            true => guess,
+            false => self.by_v6.find(probe, is_it)?,
+        };
         let met = self.meet(bib, fit.remote())?;
         (met.session.fit() == fit).then_some(met)
     }

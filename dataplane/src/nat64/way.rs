@@ -115,7 +115,7 @@ impl Nat64 {
             .table
             .session(session?)
             .hop(context.generation, towards_v4)?;
-        // The generation is kept in 16 bits: after 65536 changes a number could be too high.
+        // The generation is kept in 16 bits: after 65535 changes a number could be too high.
         let mtu = context.hops.get(usize::from(hop.0))?.mtu;
         Some(Way {
             hop: Hop::Resolved(hop),

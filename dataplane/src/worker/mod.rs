@@ -242,7 +242,10 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         if Arc::ptr_eq(newest, &self.routes) {
             return;
         }
-        self.routes = Arc::clone(newest);
+        let newest = Arc::clone(newest);
+        // What the engine has ready to leave has next hops of the old one.
+        while self.send_own(now) > 0 {}
+        self.routes = newest;
         while let Some((waiting, hop)) = self.waiting.take_resolved(&self.routes) {
             let sides = (waiting.from, waiting.to);
             self.leave(waiting.frame, sides, Hop::Resolved(hop), now);
@@ -327,8 +330,11 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
     fn leave(&mut self, frame: Frame, sides: (Side, Side), hop: Hop, now: Instant) {
         match hop {
             Hop::Resolved(id) => {
-                let hop = *self.routes.hop(id);
-                self.send(frame, sides, &hop);
+                match self.routes.hops().get(usize::from(id.0)) {
+                    Some(&hop) => self.send(frame, sides, &hop),
+                    // Never: all that leaves in a turn has hops of its snapshot.
+                    None => self.refuse(frame, sides.0, DropReason::NoRoute),
+                }
             }
             Hop::Unresolved { port, ip } => {
                 self.wait_for(frame, sides, Neighbor { port, ip }, now);
@@ -456,7 +462,7 @@ pub fn expire(
     now: Instant,
 ) -> usize {
     if !nat64.is_due(now) {
-        // The clock costs more than all that is left to do.
+        // Clears, cuts and searches go by steps of their own; there is nothing to time otherwise.
         return nat64.expire(routes, now, EXPIRY_STEP);
     }
     let began = clock.now();

@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use gate64_dataplane::counters;
+use gate64_dataplane::route::RouteSnapshot;
 use gate64_dataplane::verdict::{DropReason, Side};
 
 use crate::support::fragments::{ORDERS, cut_v4, cut_v6, gather_v4, gather_v6};
 use crate::support::packets::{judged, ping6, pong4, udp4, udp6};
-use crate::support::{Gateway, HOST, OTHER, Outcome, POOL, SERVER, config, embedded};
+use crate::support::{Gateway, HOST, OTHER, Outcome, POOL, SERVER, config, embedded, routes};
 
 const PAYLOAD: [u8; 100] = [0x5a; 100];
 
@@ -43,6 +44,31 @@ fn udp_from_ipv6_in_every_order() {
     }
     assert_eq!(gateway.count(counters::fragments_received(0)), 18);
     assert_eq!(gateway.count(counters::fragments_held(0)), 0);
+}
+
+/// The next hop that the first fragment went to may be another's number when the others come.
+#[test]
+fn fragments_go_by_the_routes_of_now() {
+    let mut gateway = Gateway::new(config());
+    let whole = udp6((HOST, 5000), (embedded(SERVER), 53), &PAYLOAD);
+    let parts = cut_v6(&whole, 1, &[40, 80]);
+    let sent = gateway.v6(&parts[0]);
+    let port = u16::from_be_bytes([sent[20], sent[21]]);
+    let answer = udp4((SERVER, 53), (POOL, port), &PAYLOAD);
+    let back = cut_v4(&answer, 2, &[40, 80]);
+    gateway.v4(&back[0]);
+    gateway.routes = RouteSnapshot::builder().build(2);
+    for (side, part) in [(Side::V6, &parts[1]), (Side::V4, &back[1])] {
+        let outcome = gateway.put(side, part);
+        assert!(
+            !matches!(outcome, Outcome::Sent(to, _) if to != side),
+            "{outcome:?}"
+        );
+        assert_eq!(gateway.drops(side, DropReason::NoRoute), 1);
+    }
+    gateway.routes = routes(1500, 1500);
+    assert_eq!(gateway.v6(&parts[2])[9], 17);
+    assert_eq!(gateway.v4(&back[2])[0] >> 4, 6);
 }
 
 #[test]

@@ -40,13 +40,6 @@ impl Sum {
         Sum(self.0 + u64::from(word.to_be()))
     }
 
-    /// Adds two 16-bit words at once.
-    #[inline]
-    #[must_use]
-    pub fn long(self, words: u32) -> Sum {
-        Sum(self.0 + u64::from(words.to_be()))
-    }
-
     /// Adds four octets.
     #[inline]
     #[must_use]
@@ -87,7 +80,6 @@ impl Sum {
     }
 }
 
-/// Folds the carries of a sum of 32-bit words back in.
 /// Ones'-complement addition of halves, twice: 64 to 32 bits, then to 16.
 #[inline]
 #[allow(clippy::cast_possible_truncation)] // each cast takes one half
@@ -144,23 +136,10 @@ impl Delta {
         Delta(fold(u64::from(!fold(old.0)) + u64::from(fold(new.0))))
     }
 
-    /// The difference between octets of even number that stood and that will stand there.
-    #[inline]
-    pub fn of_change(old: &[u8], new: &[u8]) -> Delta {
-        Delta::of(Sum::ZERO.bytes(old), Sum::ZERO.bytes(new))
-    }
-
     /// The difference between a 16-bit word and its successor.
     #[inline]
     pub fn of_word(old: u16, new: u16) -> Delta {
         Delta::of(Sum::ZERO.word(old), Sum::ZERO.word(new))
-    }
-
-    /// Both changes.
-    #[inline]
-    #[must_use]
-    pub fn and(self, other: Delta) -> Delta {
-        Delta(fold(u64::from(self.0) + u64::from(other.0)))
     }
 
     /// The change taken back: the other direction of a session.
@@ -180,6 +159,7 @@ impl Delta {
     /// As [`Delta::apply`] for UDP, where zero means "none" and goes as 0xFFFF.
     #[inline]
     pub fn apply_udp(self, checksum: u16) -> u16 {
+        // Asked in memory order, so that nothing is turned round.
         u16::from_be(nonzero(self.apply(checksum).to_be()))
     }
 
@@ -263,7 +243,8 @@ mod tests {
         ) {
             let protocol = Sum::ZERO.word(17);
             let before = protocol.bytes(&bytes).checksum();
-            let delta = Delta::of_change(&bytes[at * 2..][..new.len()], &new);
+            let old = &bytes[at * 2..][..new.len()];
+            let delta = Delta::of(Sum::ZERO.bytes(old), Sum::ZERO.bytes(&new));
             let mut after = bytes.clone();
             after[at * 2..][..new.len()].copy_from_slice(&new);
             prop_assert_eq!(delta.apply(before), protocol.bytes(&after).checksum());

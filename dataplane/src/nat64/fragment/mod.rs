@@ -17,6 +17,7 @@ use gate64_wire::facts::{FragmentFacts, Ipv4Facts, Ipv6Facts, L4Kind};
 pub(super) use self::store::Fragments;
 use self::store::{Key, Place};
 use super::outbox::Stored;
+use super::way::Way;
 use super::{Context, Hop, IPV4_HEADER, Nat64, Scratch, way};
 use crate::clock::Instant;
 use crate::counters;
@@ -24,24 +25,18 @@ use crate::packet::Packet;
 use crate::siit;
 use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
-/// What later fragments need, once the first is through.
+/// What later fragments need, once the first is through. Each finds its own next hop: those of one
+/// route snapshot mean nothing in the next.
 #[derive(Debug, Clone, Copy)]
 enum Known {
     /// Sent on as IPv4 with these addresses; `hairpin`: then taken from IPv4 again.
     V4 {
         src: Ipv4Addr,
         dst: Ipv4Addr,
-        hop: Hop,
-        mtu: u16,
         hairpin: bool,
     },
     /// Sent on as IPv6 with these addresses.
-    V6 {
-        src: Ipv6Addr,
-        dst: Ipv6Addr,
-        hop: Hop,
-        mtu: u16,
-    },
+    V6 { src: Ipv6Addr, dst: Ipv6Addr },
     /// Another worker owns the session.
     Elsewhere(WorkerId),
     /// The first was refused, or the fragments contradict each other.
@@ -281,14 +276,8 @@ impl Nat64 {
         let hairpin = self.hairpins(&one)?;
         let (outgoing, way) = self.write_v4(packet, &one, hairpin, context)?;
         let (src, dst) = (outgoing.src.ip, outgoing.dst.ip);
-        let known = Known::V4 {
-            src,
-            dst,
-            hop: way.hop,
-            mtu: way.mtu,
-            hairpin,
-        };
-        let (verdict, hop) = self.leave_v4(packet, facts.len, known, context)?;
+        let known = Known::V4 { src, dst, hairpin };
+        let (verdict, hop) = self.leave_v4(packet, facts.len, hairpin, way, context)?;
         Ok((verdict, hop, known))
     }
 
@@ -314,8 +303,6 @@ impl Nat64 {
         let known = Known::V6 {
             src: outgoing.src.ip,
             dst: outgoing.dst.ip,
-            hop: way.hop,
-            mtu: way.mtu,
         };
         Ok((verdict, way.hop, known))
     }
@@ -402,11 +389,16 @@ impl Nat64 {
         known: Known,
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
-        let Known::V4 { src, dst, mtu, .. } = known else {
+        let Known::V4 { src, dst, hairpin } = known else {
             return Err(DropReason::FragmentUnmatched.into());
         };
-        if facts.len - facts.l4_offset + IPV4_HEADER > mtu {
-            return Err(way::too_big_for_v4(mtu));
+        let way = if hairpin {
+            Way::HAIRPIN
+        } else {
+            self.way_v4(None, dst, context)?
+        };
+        if facts.len - facts.l4_offset + IPV4_HEADER > way.mtu {
+            return Err(way::too_big_for_v4(way.mtu));
         }
         let at = |ip| TransportAddr4 { ip, port: 0 };
         let outgoing = Tuple4 {
@@ -415,31 +407,27 @@ impl Nat64 {
             protocol: Protocol::Udp,
         };
         siit::v6_to_v4(packet, facts, &outgoing, Delta::ZERO, &self.rules, 0);
-        self.leave_v4(packet, facts.len, known, context)
+        self.leave_v4(packet, facts.len, hairpin, way, context)
     }
 
     fn leave_v4(
         &mut self,
         packet: &mut Packet,
         len: u16,
-        known: Known,
+        hairpin: bool,
+        way: Way,
         context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
-        match known {
-            Known::V4 { hairpin: true, .. } => {
-                self.counters.add(counters::hairpinned(0), 1);
-                let facts = Ipv4Facts::parse(packet.bytes())?;
-                let fragment = facts.fragment.ok_or(DropReason::FragmentHeader)?;
-                let done = self.fragment_v4(packet, &facts, fragment, false, context);
-                // It is an IPv4 packet by now: what refuses it is answered as such.
-                Ok(done.unwrap_or_else(|refusal| self.refuse(packet, Side::V4, refusal, context)))
-            }
-            Known::V4 { hop, .. } => {
-                self.count_forwarded(Side::V6, len);
-                Ok((Verdict::Forward(Side::V4), hop))
-            }
-            _ => Err(DropReason::FragmentUnmatched.into()),
+        if !hairpin {
+            self.count_forwarded(Side::V6, len);
+            return Ok((Verdict::Forward(Side::V4), way.hop));
         }
+        self.counters.add(counters::hairpinned(0), 1);
+        let facts = Ipv4Facts::parse(packet.bytes())?;
+        let fragment = facts.fragment.ok_or(DropReason::FragmentHeader)?;
+        let done = self.fragment_v4(packet, &facts, fragment, false, context);
+        // It is an IPv4 packet by now: what refuses it is answered as such.
+        Ok(done.unwrap_or_else(|refusal| self.refuse(packet, Side::V4, refusal, context)))
     }
 
     fn later_v4(
@@ -447,16 +435,17 @@ impl Nat64 {
         packet: &mut Packet,
         facts: &Ipv4Facts,
         known: Known,
-        _context: &Context,
+        context: &Context,
     ) -> Result<(Verdict, Hop), Refusal> {
-        let (src, dst, hop, mtu) = match known {
-            Known::V6 { src, dst, hop, mtu } => (src, dst, hop, mtu),
+        let (src, dst) = match known {
+            Known::V6 { src, dst } => (src, dst),
             Known::Elsewhere(worker) => {
                 return Ok(self.hand_off(worker, Side::V4, HandoffReason::Fragment));
             }
             _ => return Err(DropReason::FragmentUnmatched.into()),
         };
-        let cut = self.fits_v6(packet, facts, mtu)?;
+        let way = self.way_v6(None, dst, context)?;
+        let cut = self.fits_v6(packet, facts, way.mtu)?;
         let at = |ip| TransportAddr6 { ip, port: 0 };
         let outgoing = Tuple6 {
             src: at(src),
@@ -465,8 +454,8 @@ impl Nat64 {
         };
         siit::v4_to_v6(packet, facts, &outgoing, Delta::ZERO, &self.rules);
         self.count_forwarded(Side::V4, facts.len);
-        let verdict = self.leave_v6(packet, facts, cut, hop);
-        Ok((verdict, hop))
+        let verdict = self.leave_v6(packet, facts, cut, way.hop);
+        Ok((verdict, way.hop))
     }
 
     /// Forgets packets whose time is over; at most `budget` of them.
