@@ -6,16 +6,22 @@
 
 mod support;
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::counters;
 use gate64_dataplane::verdict::Side;
 use gate64_wire::addr::Protocol;
 use gate64_wire::checksum::Sum;
+use gate64_wire::rfc6052::Pref64;
 use proptest::prelude::*;
 
 use support::packets::{judged, tcp4, tcp6, udp4, udp6};
 use support::*;
+
+const PEERS: [Ipv4Addr; 2] = [SERVER, Ipv4Addr::new(198, 51, 100, 8)];
+const PREFIXES: [&str; 3] = ["64:ff9b::/96", "2001:db8:122::/48", "2001:db8:64::/96"];
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -33,6 +39,12 @@ struct Step {
     tcp_flags: u8,
     /// Added to the layer 4 checksum: a bad one has to stay as bad.
     damage: u16,
+    /// Which peer: the mapping's first session is with the first one.
+    peer: usize,
+    /// By which prefix the host reaches its peer; answers come from the one used last.
+    prefix: usize,
+    /// Octets behind the packet.
+    padding: usize,
     pause: Duration,
 }
 
@@ -43,18 +55,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let damage = prop_oneof![6 => Just(0u16), 1 => any::<u16>()];
     let pause = prop_oneof![8 => 0u64..20, 1 => 200u64..400].prop_map(Duration::from_secs);
     let side = prop_oneof![Just(Side::V6), Just(Side::V4)];
-    let step = (
-        side,
-        payload,
-        any::<u8>(),
-        hops,
-        any::<bool>(),
-        flags,
-        damage,
-        pause,
-    )
-        .prop_map(
-            |(side, payload, traffic_class, hops, dont_fragment, tcp_flags, damage, pause)| Step {
+    let peer = prop_oneof![3 => Just(0usize), 1 => Just(1)];
+    let prefix = prop_oneof![6 => Just(0usize), 1 => Just(1), 1 => Just(2)];
+    let padding = prop_oneof![3 => Just(0usize), 1 => 1usize..30];
+    let ip = (payload, any::<u8>(), hops, any::<bool>());
+    let step = (side, ip, flags, damage, pause, (peer, prefix, padding)).prop_map(
+        |(side, ip, tcp_flags, damage, pause, (peer, prefix, padding))| {
+            let (payload, traffic_class, hops, dont_fragment) = ip;
+            Step {
                 side,
                 payload,
                 traffic_class,
@@ -62,21 +70,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 dont_fragment,
                 tcp_flags,
                 damage,
+                peer,
+                prefix,
+                padding,
                 pause,
-            },
-        );
+            }
+        },
+    );
     prop::collection::vec(step, 1..12)
 }
 
 impl Step {
     fn packet(&self, protocol: Protocol, mapped: u16) -> Vec<u8> {
         let payload = vec![0x5a; self.payload];
-        let (host, peer) = ((HOST, 5000), (SERVER, 53));
+        let (host, peer) = ((HOST, 5000), (PEERS[self.peer], 53));
+        let embedded = (prefixes()[self.prefix].embed(peer.0), 53);
         let mut bytes = match (self.side, protocol) {
-            (Side::V6, Protocol::Tcp) => {
-                tcp6(host, (embedded(SERVER), 53), self.tcp_flags, &payload)
-            }
-            (Side::V6, _) => udp6(host, (embedded(SERVER), 53), &payload),
+            (Side::V6, Protocol::Tcp) => tcp6(host, embedded, self.tcp_flags, &payload),
+            (Side::V6, _) => udp6(host, embedded, &payload),
             (Side::V4, Protocol::Tcp) => tcp4(peer, (POOL, mapped), self.tcp_flags, &payload),
             (Side::V4, _) => udp4(peer, (POOL, mapped), &payload),
         };
@@ -153,22 +164,32 @@ fn comparable(outcome: Outcome) -> Outcome {
     }
 }
 
-/// A gateway with one connection, and its mapped port.
+/// A gateway with a connection to each peer, and the port that both are mapped to.
 fn connected(protocol: Protocol) -> (Gateway, u16) {
-    let mut gateway = Gateway::new(config());
-    let mapped = match protocol {
-        Protocol::Tcp => {
-            let syn = tcp6((HOST, 5000), (embedded(SERVER), 53), SYN, &[]);
-            let (_, _, mapped, _, _) = judged(&gateway.v6(&syn));
-            gateway.v4(&tcp4((SERVER, 53), (POOL, mapped), SYN | ACK, &[]));
-            mapped
+    let mut gateway = Gateway::new(Nat64Config {
+        pref64: prefixes(),
+        ..config()
+    });
+    let mut mapped = 0;
+    for peer in PEERS {
+        match protocol {
+            Protocol::Tcp => {
+                let syn = tcp6((HOST, 5000), (embedded(peer), 53), SYN, &[]);
+                mapped = judged(&gateway.v6(&syn)).2;
+                gateway.v4(&tcp4((peer, 53), (POOL, mapped), SYN | ACK, &[]));
+            }
+            _ => {
+                let first = udp6((HOST, 5000), (embedded(peer), 53), b"first");
+                mapped = judged(&gateway.v6(&first)).2;
+            }
         }
-        _ => {
-            let first = udp6((HOST, 5000), (embedded(SERVER), 53), b"first");
-            judged(&gateway.v6(&first)).2
-        }
-    };
+    }
     (gateway, mapped)
+}
+
+fn prefixes() -> Vec<Pref64> {
+    let parsed = PREFIXES.iter().map(|prefix| prefix.parse());
+    parsed.collect::<Result<_, _>>().unwrap()
 }
 
 proptest! {
@@ -181,8 +202,10 @@ proptest! {
         for step in steps {
             plain.advance(step.pause);
             long.advance(step.pause);
-            let bytes = step.packet(protocol, mapped);
-            let other = disguised(step.side, &bytes);
+            let mut bytes = step.packet(protocol, mapped);
+            let mut other = disguised(step.side, &bytes);
+            bytes.resize(bytes.len() + step.padding, 0xee);
+            other.resize(other.len() + step.padding, 0xee);
             let by_lane = comparable(plain.put(step.side, &bytes));
             let by_long_way = comparable(long.put(step.side, &other));
             prop_assert_eq!(by_lane, by_long_way);

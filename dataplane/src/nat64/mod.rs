@@ -10,6 +10,7 @@
 mod block;
 mod chooser;
 pub mod class;
+mod context;
 mod cut;
 pub mod deterministic;
 mod entry;
@@ -53,6 +54,7 @@ use hashbrown::HashMap;
 
 use self::block::Blocks;
 use self::class::Classes;
+use self::context::Context;
 use self::established::{Course, Entry, Forwarded, FromV4, FromV6, Lane, Passed, Plain};
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
@@ -71,13 +73,13 @@ use self::syn_hold::SynHold;
 use self::table::{SessionRef, Table};
 use self::tuples::{is_syn, mapped_of, opens_tcp, peer_of, peer_port, remote_port_v6};
 use self::way::Way;
-use crate::clock::{Instant, Tick};
+use crate::clock::Instant;
 use crate::command::Event;
 use crate::config::Nat64Config;
 use crate::counters::{self, Counters};
 use crate::io::FrameArea;
 use crate::packet::{Frame, Packet};
-use crate::route::{HopId, NextHop, PortId, RouteSnapshot};
+use crate::route::{HopId, PortId, RouteSnapshot};
 use crate::siit;
 use crate::verdict::{DropReason, HandoffReason, Refusal, Side, Verdict, WorkerId};
 
@@ -146,47 +148,6 @@ impl Default for Batch {
         Batch {
             items: Vec::with_capacity(BATCH_FRAMES_MAX),
         }
-    }
-}
-
-/// What holds for a whole burst.
-#[derive(Clone, Copy)]
-struct Context<'a> {
-    routes: &'a RouteSnapshot,
-    /// The snapshot's next hops, close at hand.
-    hops: &'a [NextHop],
-    generation: u16,
-    now: Instant,
-    tick: Tick,
-}
-
-impl<'a> Context<'a> {
-    /// `pool_changes`: how often the pool has changed. What sessions keep holds until the routes or
-    /// the pool change.
-    fn new(routes: &'a RouteSnapshot, pool_changes: u32, now: Instant) -> Context<'a> {
-        Context {
-            routes,
-            hops: routes.hops(),
-            generation: kept_generation(routes.generation().wrapping_add(pool_changes)),
-            now,
-            tick: now.tick(),
-        }
-    }
-}
-
-/// What a session keeps of a number of changes: 16 bits, another after each change. 0 means none.
-#[inline]
-#[allow(clippy::cast_possible_truncation)] // at most 65535
-fn kept_generation(changes: u32) -> u16 {
-    (1 + changes % u32::from(u16::MAX)) as u16
-}
-
-#[test]
-fn each_change_has_another_generation() {
-    for changes in (65_530..65_542).chain(131_065..131_075) {
-        let kept = kept_generation(changes);
-        assert_ne!(kept, 0);
-        assert_ne!(kept, kept_generation(changes + 1), "{changes}");
     }
 }
 
