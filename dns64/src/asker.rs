@@ -1,6 +1,7 @@
 //! One question to the upstreams, and what of the answer is believed.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,6 +34,23 @@ pub(crate) struct Asker {
 }
 
 type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+/// A question on its way, which is no more when this goes, whatever ended it.
+struct Listed {
+    asker: Arc<Asker>,
+    question: Question,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        let mut under_way = self
+            .asker
+            .under_way
+            .lock()
+            .unwrap_or_else(|e| e.into_inner());
+        under_way.remove(&self.question);
+    }
+}
 
 /// What asking came to.
 pub(crate) struct Asked {
@@ -136,19 +154,27 @@ impl Asker {
         if let Some(shared) = under_way.get(question) {
             return shared.clone();
         }
-        let asker = self.clone();
-        let asked = question.clone();
+        let listed = Listed {
+            asker: self.clone(),
+            question: question.clone(),
+        };
         let future = async move {
-            let found = asker.ask(&asked).await;
-            asker.kept.keep(&asked, &found, &asker.limits, asker.trust);
-            let mut under_way = asker.under_way.lock().unwrap_or_else(|e| e.into_inner());
-            under_way.remove(&asked);
-            Arc::new(found.answer)
+            let answer = answer_or_bug(&listed.question, listed.asker.fetch(&listed.question));
+            let answer = Arc::new(answer.await);
+            drop(listed);
+            answer
         };
         let shared = future.boxed().shared();
         under_way.insert(question.clone(), shared.clone());
         tokio::spawn(shared.clone());
         shared
+    }
+
+    /// Asks, and keeps the answer.
+    async fn fetch(&self, question: &Question) -> Answer {
+        let found = self.ask(question).await;
+        self.kept.keep(question, &found, &self.limits, self.trust);
+        found.answer
     }
 
     async fn ask_once(&self, question: &Question) -> Asked {
@@ -172,6 +198,55 @@ impl Asker {
     }
 }
 
+/// The answer of `fetch`; SERVFAIL if it panics, or everyone who waits for the same answer, and
+/// who asks for it later, would panic as well.
+pub(crate) async fn answer_or_bug(
+    question: &Question,
+    fetch: impl Future<Output = Answer>,
+) -> Answer {
+    // What it shares with others stands behind locks that are taken though somebody panicked.
+    let answered = AssertUnwindSafe(fetch).catch_unwind().await;
+    answered.unwrap_or_else(|_| {
+        tracing::error!(%question, "asking panicked: a bug; the message above says where");
+        Answer::failure(ExtendedErrorCode::Other, "internal error")
+    })
+}
+
 fn unusable(reason: Unusable) -> Answer {
     Answer::failure(ExtendedErrorCode::Other, reason.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use hickory_proto::op::ResponseCode;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::config::{Protocol, Upstream};
+    use crate::testing::question;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_to_all_who_wait_and_ask_later() {
+        let mut config = Config {
+            upstream: vec![Upstream::plain(Protocol::Udp, ([192, 0, 2, 53], 53).into())],
+            ..Config::default()
+        };
+        // No point in time is that late.
+        config.timeouts.query = Duration::MAX;
+        let clock = Clock::manual();
+        let pool = Pool::new(&config, clock.clone(), None).unwrap();
+        let cache = Cache::new(&config.limits, clock.clone());
+        let ready = Arc::new(AtomicBool::new(true));
+        let kept = Arc::new(Kept::new(cache, &config.limits, ready));
+        let asker = Arc::new(Asker::new(&config, pool, kept, clock, 0).unwrap());
+        let question = question("test.", RecordType::DS);
+        for _ in 0..2 {
+            let (one, other) = tokio::join!(asker.join(&question), asker.join(&question));
+            assert_eq!(one.rcode, ResponseCode::ServFail);
+            assert_eq!(other.rcode, ResponseCode::ServFail);
+            assert!(asker.under_way.lock().unwrap().is_empty());
+        }
+    }
 }

@@ -13,10 +13,10 @@ use futures_util::future::{BoxFuture, Shared};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{LowerName, RecordType};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Answer, ExtendedErrorCode, Question, rcode_name};
-use crate::asker::{Asked, Asker};
+use crate::asker::{Asked, Asker, answer_or_bug};
 use crate::cache::{Cache, Found};
 use crate::config::{AskBoth, Caching, Config, Dnssec, Limits};
 use crate::dnssec::{Validator, without_signatures};
@@ -46,6 +46,20 @@ struct Questions {
 }
 
 type UnderWay = Shared<BoxFuture<'static, Arc<Answer>>>;
+
+/// The place of a question among those at the upstreams, and its part of the room there. Both are
+/// free when this goes, whatever ended the question.
+struct Place {
+    resolver: Arc<Resolver>,
+    question: Question,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.resolver.questions().remove(&self.question);
+    }
+}
 
 /// A question on its way, as one who waits for its answer has it.
 enum Awaited {
@@ -329,12 +343,15 @@ impl Resolver {
         if !questions.admit(question, &self.limits) {
             return None;
         }
-        let resolver = self.clone();
-        let asked = question.clone();
+        let place = Place {
+            resolver: self.clone(),
+            question: question.clone(),
+            _permit: permit,
+        };
         let future = async move {
-            let answer = Arc::new(resolver.fetch(&asked).await);
-            resolver.questions().remove(&asked);
-            drop(permit);
+            let answer = answer_or_bug(&place.question, place.resolver.fetch(&place.question));
+            let answer = Arc::new(answer.await);
+            drop(place);
             answer
         };
         let shared = future.boxed().shared();

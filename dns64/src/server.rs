@@ -119,10 +119,10 @@ impl Server {
         let kept = Arc::new(Kept::new(cache, &config.limits, ready));
         let neighbours = Arc::new(Neighbours::private());
         let made = Made {
+            pool: Pool::new(&config, clock.clone(), None)?,
             kept: &kept,
             clock: &clock,
             neighbours: &neighbours,
-            before: None,
             trust: kept.trust(),
         };
         let responder = responder(&config, policies, made)?;
@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Takes over another configuration. Addresses that stay keep their sockets; the cache is
-    /// kept unless the upstreams changed. The certificate is read again. Threads, bounds on memory
+    /// kept unless the upstreams or those who vouch for them changed. The certificate is read again. Threads, bounds on memory
     /// (`limits`) and the addresses of TLS and HTTPS stay as they were at start.
     ///
     /// # Errors
@@ -155,19 +155,23 @@ impl Server {
     pub fn reload(&self, config: Config) -> Result<(), StartError> {
         let policies = checked(&config)?;
         let mut current = self.config.lock().unwrap_or_else(|e| e.into_inner());
-        let is_trusted_otherwise =
-            current.dnssec != config.dnssec || current.trust_anchors != config.trust_anchors;
+        let clock = &self.handler.clock;
+        let before = self.handler.responder.load_full();
+        let before = before.resolver.asker().pool();
+        let pool = Pool::new(&config, clock.clone(), Some(before))?;
+        let is_trusted_otherwise = current.dnssec != config.dnssec
+            || current.trust_anchors != config.trust_anchors
+            || !pool.has_roots_of(before);
         let is_asked_otherwise =
             current.upstream != config.upstream || current.recursive != config.recursive;
         let is_other = is_asked_otherwise || is_trusted_otherwise;
         let kept = &self.handler.kept;
         let trust = kept.trust().wrapping_add(u32::from(is_other));
-        let before = self.handler.responder.load_full();
         let made = Made {
+            pool,
             kept,
-            clock: &self.handler.clock,
+            clock,
             neighbours: &self.neighbours,
-            before: Some(before.resolver.asker().pool()),
             trust,
         };
         let responder = responder(&config, policies, made)?;
@@ -275,6 +279,15 @@ impl Server {
         responder.resolver.asker().pool().states()
     }
 
+    /// The name of a thread that ended by itself, which is a bug: what it served is served no
+    /// more, and only another process serves it again.
+    pub fn failed_thread(&self) -> Option<String> {
+        let listeners = self.listeners();
+        let mut fronts = listeners.values().map(|listener| &listener.front);
+        let failed = fronts.find_map(Front::failed_thread);
+        failed.or_else(|| self.backs.failed_thread())
+    }
+
     /// The addresses served.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
         self.listeners().keys().copied().collect()
@@ -338,11 +351,10 @@ impl Server {
 
 /// What a responder is made of beside its configuration.
 struct Made<'a> {
+    pool: Pool,
     kept: &'a Arc<Kept>,
     clock: &'a Clock,
     neighbours: &'a Arc<Neighbours>,
-    /// The upstreams of the configuration before.
-    before: Option<&'a Pool>,
     /// Counts configurations that trust others.
     trust: u32,
 }
@@ -353,14 +365,13 @@ fn responder(
     made: Made<'_>,
 ) -> Result<Responder, StartError> {
     let Made {
+        pool,
         kept,
         clock,
         neighbours,
-        before,
         trust,
     } = made;
     refresh(neighbours);
-    let pool = Pool::new(config, clock.clone(), before)?;
     let asker = Asker::new(config, pool, kept.clone(), clock.clone(), trust);
     let asker = asker.map_err(StartError::Recursion)?;
     let resolver = Arc::new(Resolver::new(config, asker, kept.clone()));
@@ -394,5 +405,49 @@ async fn watch_neighbours(neighbours: Arc<Neighbours>) {
         if let Err(error) = neighbours.refresh() {
             tracing::debug!(%error, "cannot read this machine's routes");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
+    use super::*;
+    use crate::config::Upstream;
+
+    const SERVFAIL: u8 = 2;
+
+    /// A loopback address that no other run uses at this time.
+    fn own_addr() -> SocketAddr {
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        (Ipv4Addr::new(127, high | 64, low, 254), 5353).into()
+    }
+
+    #[tokio::test]
+    async fn a_question_whose_thread_is_gone_is_refused_and_the_thread_is_named() {
+        let config = Config {
+            listen: vec![own_addr()],
+            upstream: vec![Upstream::plain(Protocol::Udp, ([192, 0, 2, 53], 53).into())],
+            pref64: vec!["64:ff9b::/96".parse().unwrap()],
+            ..Config::default()
+        };
+        let mut server = Server::start(config.clone(), Arc::default()).unwrap();
+        assert_eq!(server.failed_thread(), None);
+        server.stop().await;
+        server.backs = Backs::dead();
+        let bound = Bound::new(own_addr(), &config).unwrap();
+        server.listen(bound, &config).unwrap();
+        assert_eq!(server.failed_thread().as_deref(), Some("dns-ask-0"));
+        let client = UdpSocket::bind((own_addr().ip(), 0)).unwrap();
+        client
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        let query = b"\xab\xcd\x01\0\0\x01\0\0\0\0\0\0\x04test\0\0\x01\0\x01";
+        client.send_to(query, own_addr()).unwrap();
+        let mut answer = [0; 512];
+        let len = client.recv(&mut answer).expect("an answer in time");
+        assert_eq!(answer[..2], query[..2]);
+        assert_eq!(answer[3] & 0x0f, SERVFAIL);
+        assert_eq!(answer[12..len], query[12..]);
     }
 }

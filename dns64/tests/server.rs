@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::programs::Scratch;
 use common::*;
 use gate64_dns64::{Protocol, Server, StartError};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
@@ -150,6 +151,30 @@ async fn equal_questions_are_asked_once() {
     }
     assert_eq!(bench.upstream.asked().len(), 1);
     assert_eq!(bench.server.metrics().merged.load(Ordering::Relaxed), 19);
+}
+
+#[tokio::test]
+async fn a_panic_costs_its_question_an_answer_and_others_nothing() {
+    let bench = Bench::with(|config| {
+        config.limits.upstream_in_flight_max = 4;
+        // No point in time is that late.
+        config.timeouts.query = Duration::MAX;
+    })
+    .await;
+    for n in 0..10 {
+        let owner = format!("n{}.test.", n % 5);
+        let response = bench.ask(&owner, RecordType::A).await;
+        assert_eq!(rcode(&response), ResponseCode::ServFail, "question {n}");
+    }
+    let metrics = bench.server.metrics();
+    assert_eq!(metrics.upstream_refused.load(Ordering::Relaxed), 0);
+    assert_eq!(metrics.upstream_in_flight.load(Ordering::Relaxed), 0);
+    let mut changed = config(&bench.upstream);
+    changed.listen = vec![bench.addr];
+    bench.server.reload(changed).unwrap();
+    bench.upstream.has_a("n1.test.", 300, A1);
+    let response = bench.ask("n1.test.", RecordType::A).await;
+    assert_eq!(response.answers, [a("n1.test.", 300, A1)]);
 }
 
 #[tokio::test]
@@ -386,6 +411,31 @@ async fn a_reload_that_asks_others_gives_and_keeps_nothing_of_before() {
     // The old answer came last.
     let kept = bench.ask_tcp("slow.test.", RecordType::A).await.answers;
     assert_eq!(kept, expected);
+}
+
+#[tokio::test]
+async fn a_reload_with_another_authority_in_the_same_file_keeps_nothing_of_before() {
+    let scratch = Scratch::new("authorities");
+    let (file, _) = scratch.certificate("old", "DNS:dns.test");
+    let (new, _) = scratch.certificate("new", "DNS:dns.test");
+    let upstream = ScriptedUpstream::start().await;
+    let mut encrypted = upstream.upstream(Protocol::Tls);
+    encrypted.name = "dns.test".into();
+    let mut configured = config(&upstream);
+    configured.upstream.push(encrypted);
+    configured.upstream_ca = Some(file.clone());
+    let bench = Bench::with(|config| *config = configured.clone()).await;
+    upstream.has_a("v4.test.", 300, A1);
+    let asked = async |times| {
+        bench.ask_tcp("v4.test.", RecordType::A).await;
+        assert_eq!(upstream.asked_about("v4.test.", RecordType::A), times);
+    };
+    asked(1).await;
+    bench.server.reload(configured.clone()).unwrap();
+    asked(1).await;
+    std::fs::copy(new, file).unwrap();
+    bench.server.reload(configured.clone()).unwrap();
+    asked(2).await;
 }
 
 #[tokio::test]

@@ -536,7 +536,7 @@ fn notify_ready(state: &State) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// Sees whether the workers turn, and tells DNS64 and systemd.
+/// Sees whether the workers turn and DNS64 has all its threads, and tells DNS64 and systemd.
 fn look_after(
     state: &State,
     translator: Option<&Translator>,
@@ -560,6 +560,12 @@ fn look_after(
                 false => tracing::warn!("does not forward: {}", problems.join("; ")),
             }
         }
+    }
+    let dns64 = state.dns64.as_ref();
+    if let Some(thread) = dns64.and_then(|server| server.failed_thread()) {
+        return Err(Failure::Failed(format!(
+            "DNS64's thread {thread} ended by itself: a bug; the log above says where"
+        )));
     }
     if all_turn {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
 
 use hickory_net::xfer;
 use tokio::runtime::Builder;
@@ -25,7 +26,7 @@ use crate::request;
 const BATCH: usize = 64;
 
 /// The threads. Each ends when this and the fronts that it serves are gone.
-pub(crate) struct Backs(Vec<Back>);
+pub(crate) struct Backs(Vec<(Back, JoinHandle<()>)>);
 
 /// The way to one of them. What waits there is bounded by the clients that may wait at all.
 #[derive(Clone)]
@@ -45,22 +46,40 @@ impl Backs {
 
     /// The one behind the front's thread `n`.
     pub(super) fn of(&self, n: usize) -> Back {
-        self.0[n % self.0.len()].clone()
+        self.0[n % self.0.len()].0.clone()
+    }
+
+    /// The name of a thread that has ended: none does by itself while this is there.
+    pub(crate) fn failed_thread(&self) -> Option<String> {
+        let mut threads = self.0.iter().map(|(_, thread)| thread);
+        threads.find(|thread| thread.is_finished()).map(super::name)
+    }
+
+    /// One thread that has ended.
+    #[cfg(test)]
+    pub(crate) fn dead() -> Backs {
+        let (sender, questions) = unbounded_channel();
+        let thread = std::thread::Builder::new().name("dns-ask-0".into());
+        let thread = thread.spawn(move || drop(questions)).unwrap();
+        while !thread.is_finished() {
+            std::thread::yield_now();
+        }
+        Backs(vec![(Back(sender), thread)])
     }
 }
 
 impl Back {
-    fn start(n: usize) -> io::Result<Back> {
+    fn start(n: usize) -> io::Result<(Back, JoinHandle<()>)> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (sender, questions) = unbounded_channel();
         let thread = std::thread::Builder::new().name(format!("dns-ask-{n}"));
-        thread.spawn(move || runtime.block_on(answer_all(questions)))?;
-        Ok(Back(sender))
+        let thread = thread.spawn(move || runtime.block_on(answer_all(questions)))?;
+        Ok((Back(sender), thread))
     }
 
-    /// Answers the question, soon. A server that ends answers no more.
-    pub(super) fn take(&self, question: General) {
-        let _ = self.0.send(question);
+    /// Answers the question, soon. Gives it back if the thread has ended, which is a bug.
+    pub(super) fn take(&self, question: General) -> Option<General> {
+        self.0.send(question).err().map(|unsent| unsent.0)
     }
 }
 

@@ -65,6 +65,15 @@ impl Front {
         Ok(front)
     }
 
+    /// The name of a thread that has ended though nobody told it to.
+    pub(crate) fn failed_thread(&self) -> Option<String> {
+        if self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut threads = self.threads.iter();
+        threads.find(|thread| thread.is_finished()).map(name)
+    }
+
     /// Tells the threads to end; they may send the answers that they have.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -90,6 +99,11 @@ impl Drop for Front {
     }
 }
 
+/// Every thread here has a name.
+fn name(thread: &JoinHandle<()>) -> String {
+    thread.thread().name().unwrap_or_default().to_owned()
+}
+
 /// Wakes a thread that waits on the socket. On one that is not connected, shutdown reports that
 /// it is not, and wakes nonetheless (inet_shutdown, Linux 2.6 to 6.18).
 fn stop_receiving(socket: &UdpSocket) {
@@ -111,6 +125,8 @@ struct Turn {
     handler: Arc<Handler>,
     counts: Arc<Counts>,
     back: Back,
+    /// Whether it was said that the thread behind this one has ended.
+    is_back_missed: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -142,6 +158,7 @@ impl Turn {
             counts: handler.kept.metrics.add_counts(),
             handler,
             back,
+            is_back_missed: false,
             stop,
         })
     }
@@ -272,7 +289,7 @@ impl Turn {
         let Some(octets) = self.datagrams.query(n) else {
             return false;
         };
-        self.back.take(General {
+        let untaken = self.back.take(General {
             octets: octets.to_vec(),
             query,
             client,
@@ -283,7 +300,22 @@ impl Turn {
             generation,
             admitted,
         });
-        false
+        match untaken {
+            None => false,
+            Some(general) => {
+                self.miss_back();
+                self.refuse(n, general.query, refusal::BROKEN, Outcome::ServFail)
+            }
+        }
+    }
+
+    fn miss_back(&mut self) {
+        if !std::mem::replace(&mut self.is_back_missed, true) {
+            tracing::error!(
+                "the thread that asks upstreams for clients over UDP has ended: a bug; what is not \
+                 kept ready-made gets SERVFAIL"
+            );
+        }
     }
 }
 

@@ -29,6 +29,13 @@ pub(super) const OVERLOAD: Refusal = Refusal {
     error: Some((ExtendedErrorCode::Other, "too many clients are waiting")),
 };
 
+/// The thread that would answer is no more.
+pub(super) const BROKEN: Refusal = Refusal {
+    rcode: 2,
+    truncated: false,
+    error: Some((ExtendedErrorCode::Other, "internal error")),
+};
+
 /// Too many answers to the client's network: a real client repeats it over TCP.
 pub(super) const SLIP: Refusal = Refusal {
     rcode: 0,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use rustls::RootCertStore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::health::{Admission, Health};
@@ -29,6 +30,8 @@ pub(crate) struct Pool {
     /// Tries under way at one upstream, and so sockets to it.
     in_flight_max: u64,
     clock: Clock,
+    /// Who vouches for encrypted upstreams, if there are any.
+    roots: Option<Arc<RootCertStore>>,
 }
 
 struct Member {
@@ -98,10 +101,11 @@ impl Pool {
         clock: Clock,
         before: Option<&Pool>,
     ) -> Result<Pool, TlsError> {
-        let tls = match tls::needs_tls(config) {
-            true => Some(tls::client_config(config.upstream_ca.as_deref())?),
+        let roots = match tls::needs_tls(config) {
+            true => Some(Arc::new(tls::roots(config.upstream_ca.as_deref())?)),
             false => None,
         };
+        let tls = roots.clone().map(tls::client_config).transpose()?;
         let members = config.upstream.iter().map(|upstream| {
             let kept = before.iter().flat_map(|pool| &pool.members);
             // What the certificates say may have changed: only plain ones are kept.
@@ -116,7 +120,14 @@ impl Pool {
             timeouts: config.timeouts,
             in_flight_max: config.limits.upstream_in_flight_max as u64,
             clock,
+            roots,
         })
+    }
+
+    /// Whether the same authorities vouch for its upstreams, wherever they were read from.
+    pub(crate) fn has_roots_of(&self, other: &Pool) -> bool {
+        let roots = |pool: &Pool| pool.roots.as_ref().map(|store| store.roots.clone());
+        roots(self) == roots(other)
     }
 
     /// Asks one upstream after the other until one gives an answer other than a failure or the

@@ -87,16 +87,17 @@ pub fn check_certificates(ca: Option<&Path>) -> Result<(), TlsError> {
     roots(ca).map(|_| ())
 }
 
-/// TLS 1.2 and 1.3 with the operator's certificate authorities, or the machine's.
-pub(super) fn client_config(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+/// TLS 1.2 and 1.3, trusting these certificate authorities.
+pub(super) fn client_config(roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Setup(error.to_string()))?;
-    let config = builder.with_root_certificates(roots(ca)?);
+    let config = builder.with_root_certificates(roots);
     Ok(Arc::new(config.with_no_client_auth()))
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
+/// The operator's certificate authorities, or the machine's.
+pub(super) fn roots(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     let Some(path) = ca else {
         let found = rustls_native_certs::load_native_certs();
