@@ -1,14 +1,15 @@
 //! Changes of the pools while traffic flows: what a new configuration would take from whom,
 //! whether that may be, and the addresses that are being drained.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gate64_dataplane::command::Command;
 use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
-use gate64_dataplane::nat64::pool4::{AddressState, PoolMap};
+use gate64_dataplane::nat64::pool4::{AddressState, BlockId, PoolMap};
 
 use super::{Translator, lock};
 use crate::config::{Config, PoolRemoval};
@@ -33,6 +34,8 @@ struct Draining {
     addresses: BTreeMap<Ipv4Addr, Drain>,
     /// Addresses with blocks in ports that their pool no longer has.
     ports: BTreeMap<Ipv4Addr, PortsDrain>,
+    /// Addresses of a configuration that cuts, whose cut was not begun everywhere.
+    owed: BTreeSet<Ipv4Addr>,
 }
 
 /// Ports of an address that get no new blocks.
@@ -175,7 +178,7 @@ pub(super) fn plan(
     let mut map = numbered(state, &current, &effective)?;
     let held = held_beyond(state, &map)?;
     // What was taken from its pool before goes on as was said then.
-    let stranded = added(&held, &held_beyond(state, &current)?);
+    let stranded = added(&held, &held_beyond(state, &current)?, &current, &map);
     if removal == PoolRemoval::Drain && !stranded.is_empty() {
         let old = super::nat64_config(&state.config.load()).map_err(|error| error.to_string())?;
         let old = translator.drains.with_removed(&old);
@@ -222,16 +225,43 @@ pub(super) fn plan(
     })
 }
 
-/// What is held by address now and was not before.
-fn added(now: &[(Ipv4Addr, u32)], before: &[(Ipv4Addr, u32)]) -> Vec<(Ipv4Addr, u32)> {
+/// What would be taken by `map` and was not by `current`: `now` is held beyond the one, `before` beyond the other.
+fn added(
+    now: &[(Ipv4Addr, u32)],
+    before: &[(Ipv4Addr, u32)],
+    current: &PoolMap,
+    map: &PoolMap,
+) -> Vec<(Ipv4Addr, u32)> {
     let known = |ip: &Ipv4Addr| {
         let found = before.iter().find(|(known, _)| known == ip);
         found.map_or(0, |(_, blocks)| *blocks)
     };
-    let more = now
-        .iter()
-        .map(|(ip, blocks)| (*ip, blocks.saturating_sub(known(ip))));
+    let more = now.iter().map(|(ip, blocks)| {
+        let is_same = goes_on(*ip, current, map);
+        (
+            *ip,
+            blocks.saturating_sub(if is_same { known(ip) } else { 0 }),
+        )
+    });
     more.filter(|(_, blocks)| *blocks > 0).collect()
+}
+
+/// Whether what an address holds beyond `current` goes on beyond `map` as it did. Otherwise all that is held there is
+/// taken anew: the address goes whole, or the numbers cannot tell the ports that go from those that come back.
+fn goes_on(ip: Ipv4Addr, current: &PoolMap, map: &PoolMap) -> bool {
+    let open = |map: &PoolMap| {
+        let slot = map.slot(ip)?;
+        (map.state(slot) == AddressState::Open).then(|| map.open_blocks_of(slot))
+    };
+    match (open(current), open(map)) {
+        (Some(was), Some(is)) => {
+            let holds =
+                |a: &Range<BlockId>, b: &Range<BlockId>| a.start <= b.start && b.end <= a.end;
+            holds(&was, &is) || holds(&is, &was)
+        }
+        (Some(_), None) => false,
+        (None, _) => true,
+    }
 }
 
 /// Which of these addresses stay, so that only a part of their ports is drained.
@@ -367,10 +397,13 @@ impl Drains {
         draining
             .ports
             .extend(ports.new.iter().map(|ip| (*ip, begin)));
+        // What is drained now has a deadline of its own, whatever was owed before.
+        draining.owed.retain(|ip| !ports.new.contains(ip));
         let before = std::mem::take(&mut draining.addresses);
         for (number, prefix) in effective.pool4.iter().enumerate() {
             let is_gone = number >= nat64.pool4.len();
             for ip in &prefix.drain {
+                draining.owed.remove(ip);
                 let known = before.get(ip);
                 draining.addresses.insert(
                     *ip,
@@ -404,6 +437,17 @@ impl Drains {
         overdue
     }
 
+    /// The cut of these was not begun everywhere: it is owed.
+    fn owe(&self, addresses: &[Ipv4Addr]) {
+        self.lock().owed.extend(addresses);
+    }
+
+    /// Addresses whose cut is owed, each once.
+    fn take_owed(&self) -> Vec<Ipv4Addr> {
+        let owed = std::mem::take(&mut self.lock().owed);
+        owed.into_iter().collect()
+    }
+
     /// These were not cut: their deadline comes again.
     fn still_to_cut(&self, addresses: &[Ipv4Addr]) {
         let mut draining = self.lock();
@@ -418,8 +462,17 @@ impl Drains {
     }
 }
 
-/// Cuts what is left of addresses whose deadline has come.
+/// Cuts what a new configuration takes. What a worker does not begin is owed: `look_after` tries it again.
+pub(super) fn cut_or_owe(state: &State, drains: &Drains, addresses: &[Ipv4Addr]) {
+    if let Err(reason) = cut(state, addresses) {
+        tracing::error!("pool4: {reason}; tried again until it is");
+        drains.owe(addresses);
+    }
+}
+
+/// Cuts what is left of addresses whose deadline has come, and what is owed.
 pub(super) fn look_after(state: &State, translator: &Translator, now: Instant) {
+    cut_owed(state, &translator.drains);
     let Some(deadline) = state.config.load().pool4_drain_deadline else {
         return;
     };
@@ -436,11 +489,26 @@ pub(super) fn look_after(state: &State, translator: &Translator, now: Instant) {
     }
 }
 
+fn cut_owed(state: &State, drains: &Drains) {
+    let owed = drains.take_owed();
+    if owed.is_empty() {
+        return;
+    }
+    match tokio::task::block_in_place(|| cut(state, &owed)) {
+        Ok(()) => tracing::info!("pool4: {} cut everywhere now", addresses_text(&owed)),
+        // That it fails was said when it was owed.
+        Err(reason) => {
+            tracing::debug!("pool4: {reason}");
+            drains.owe(&owed);
+        }
+    }
+}
+
 /// Has the workers cut what these addresses hold besides what they still give out.
 ///
 /// # Errors
 /// Who does not, and why; the others do.
-pub(super) fn cut(state: &State, addresses: &[Ipv4Addr]) -> Result<(), String> {
+fn cut(state: &State, addresses: &[Ipv4Addr]) -> Result<(), String> {
     let mut reasons = Vec::new();
     for worker in state.worker_ids() {
         let begun = state.ask_worker(worker, |begun| Command::CutBlocks {
@@ -466,101 +534,4 @@ pub(super) fn cut(state: &State, addresses: &[Ipv4Addr]) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::state::fake;
-
-    const IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const DEADLINE: Duration = Duration::from_secs(60);
-
-    fn pool(ports: std::ops::RangeInclusive<u16>) -> Nat64Config {
-        Nat64Config {
-            pool4: vec![Pool4Prefix {
-                address: Ipv4Addr::new(192, 0, 2, 0),
-                length: 31,
-                ports,
-                ..Pool4Prefix::default()
-            }],
-            ..Nat64Config::default()
-        }
-    }
-
-    #[test]
-    fn a_cut_that_a_worker_does_not_take_is_told_with_its_reason() {
-        let state = fake::state(None);
-        assert_eq!(cut(&state, &[Ipv4Addr::new(192, 0, 2, 9)]), Ok(()));
-        let error = cut(&state, &[fake::BUSY]).unwrap_err();
-        assert!(error.contains("192.0.2.250 not cut everywhere"), "{error}");
-        assert!(error.contains("worker 1: 16 of these"), "{error}");
-    }
-
-    #[test]
-    fn what_was_not_cut_at_its_deadline_is_tried_again() {
-        let drains = Drains::default();
-        let ip = Ipv4Addr::new(192, 0, 2, 9);
-        let (start, deadline) = (Instant::now(), Duration::from_secs(60));
-        let config = Nat64Config {
-            pool4: vec![Pool4Prefix {
-                address: ip,
-                drain: vec![ip],
-                ..Pool4Prefix::default()
-            }],
-            ..Nat64Config::default()
-        };
-        drains.note(&config, &config, &PortsGone::default(), start);
-        let later = start + deadline;
-        assert!(drains.take_overdue(deadline, start).is_empty());
-        assert_eq!(drains.take_overdue(deadline, later), [ip]);
-        assert!(drains.take_overdue(deadline, later).is_empty(), "once");
-        drains.still_to_cut(&[ip]);
-        assert_eq!(drains.take_overdue(deadline, later), [ip]);
-    }
-
-    #[test]
-    fn ports_that_a_pool_no_longer_has_are_cut_at_the_deadline_too() {
-        let (nat64, now) = (pool(1024..=30_000), Instant::now());
-        let map = PoolMap::new(&nat64, 1);
-        let gone = Ipv4Addr::new(203, 0, 113, 1);
-        let held = [(IP, 5), (gone, 2)];
-        let ports = ports_gone(&map, &held, &held, PoolRemoval::Drain);
-        assert_eq!(ports.new, [IP], "the other goes whole");
-        let drains = Drains::default();
-        drains.note(&nat64, &nat64, &ports, now);
-        // A reload in between changes nothing.
-        let again = ports_gone(&map, &held, &[], PoolRemoval::Refuse);
-        drains.note(&nat64, &nat64, &again, now + DEADLINE / 2);
-        let just_before = now + DEADLINE - Duration::from_millis(1);
-        assert!(drains.take_overdue(DEADLINE, just_before).is_empty());
-        assert_eq!(drains.take_overdue(DEADLINE, now + DEADLINE), [IP]);
-        let once_more = drains.take_overdue(DEADLINE, now + DEADLINE);
-        assert!(once_more.is_empty(), "each once");
-        drains.still_to_cut(&[IP]);
-        assert_eq!(drains.take_overdue(DEADLINE, now + DEADLINE), [IP]);
-    }
-
-    #[test]
-    fn ports_that_come_back_or_are_cut_at_once_have_no_deadline() {
-        let (nat64, now) = (pool(1024..=30_000), Instant::now());
-        let map = PoolMap::new(&nat64, 1);
-        let held = [(IP, 5)];
-        for (after, stranded, removal) in [
-            (&held[..0], &held[..0], PoolRemoval::Refuse),
-            (&held[..], &held[..], PoolRemoval::Cut),
-        ] {
-            let drains = Drains::default();
-            let ports = ports_gone(&map, &held, &held, PoolRemoval::Drain);
-            drains.note(&nat64, &nat64, &ports, now);
-            let ports = ports_gone(&map, after, stranded, removal);
-            drains.note(&nat64, &nat64, &ports, now);
-            assert!(drains.take_overdue(DEADLINE, now + DEADLINE).is_empty());
-        }
-    }
-
-    #[test]
-    fn what_goes_on_already_is_no_reason_to_refuse_the_next_change() {
-        let other = Ipv4Addr::new(192, 0, 2, 0);
-        assert_eq!(added(&[(IP, 5), (other, 2)], &[(IP, 5)]), [(other, 2)]);
-        assert_eq!(added(&[(IP, 7)], &[(IP, 5)]), [(IP, 2)]);
-        assert_eq!(added(&[(IP, 4)], &[(IP, 5)]), []);
-    }
-}
+mod tests;

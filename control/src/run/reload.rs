@@ -179,9 +179,7 @@ fn reconfigure(
     }
     if change.removal == PoolRemoval::Cut && !change.stranded.is_empty() {
         let addresses: Vec<_> = change.stranded.iter().map(|(ip, _)| *ip).collect();
-        if let Err(reason) = pool_change::cut(state, &addresses) {
-            tracing::error!("pool4: {reason}; send SIGHUP again");
-        }
+        pool_change::cut_or_owe(state, &translator.drains, &addresses);
     }
     Ok(())
 }
