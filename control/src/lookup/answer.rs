@@ -191,7 +191,8 @@ fn gap_text(before: Option<String>, after: Option<String>) -> String {
             "the journal begins at {after}: of the time before, nothing was written or log.journal.retention is over"
         ),
         (Some(before), None) => format!(
-            "the journal ends at {before}: nothing was written after that, and gate64 does not write it now"
+            "the journal ends at {before}: nothing was written after that, and gate64 does not write it now, or cannot \
+             (its messages and /readyz say why)"
         ),
         (Some(before), Some(after)) => format!(
             "no record covers the time from {before} to {after}: what is said of it is from before and after"

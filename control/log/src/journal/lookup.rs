@@ -14,12 +14,19 @@ use serde::Serialize;
 use super::frame::Reason;
 use super::scan::{self, Said, Scanned, Subject};
 use super::segment::{self, End, SegmentName};
-use super::store::lock_path;
+use super::store::{SIGN_OF_LIFE_MS, lock_path};
 use crate::record::{Block, BlockAction};
 
 /// A segment that begins so much before the end of the one before it does so because the clock was
 /// set while gate64 did not run.
 const OVERLAP_MS: i64 = 1000;
+
+/// What happens reaches the segment that is written within so much time, or a sign of life does: beyond it, the
+/// process that holds the journal cannot write it. Some seconds for a slow disk.
+const WRITTEN_MS: i64 = SIGN_OF_LIFE_MS + 5000;
+
+/// How far from a step of the clock times are not sure: a step is noticed and written some time after it.
+const STEP_MS: i64 = 5000;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +135,8 @@ fn look(directory: &Path, question: &Question) -> io::Result<Answer> {
             timeline.leave_off();
         }
         let is_written = is_written && place + 1 == segments.len();
-        timeline.read(one, &segments, place, is_written);
+        let before_ms = end_before(&segments, &ends, place);
+        timeline.read(one, &segments, place, before_ms, is_written);
         before = Some(place);
     }
     timeline.leave_off();
@@ -141,6 +149,13 @@ fn is_locked(directory: &Path) -> bool {
         return false;
     };
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+}
+
+/// When the segment before it ends; `None` if that is not there.
+fn end_before(segments: &[SegmentName], ends: &[Option<i64>], place: usize) -> Option<i64> {
+    let before = place.checked_sub(1)?;
+    let follows = segments[before].number + 1 == segments[place].number;
+    follows.then(|| ends[before].unwrap_or(i64::MAX))
 }
 
 /// The segments that cover the time, and those on both sides of what is not covered.
@@ -245,12 +260,13 @@ impl Timeline {
         }
     }
 
-    /// Takes the segment that stands at `place` among all.
+    /// Takes the segment that stands at `place` among all; the one before it ends at `before_ms`.
     fn read(
         &mut self,
         scanned: &Scanned,
         segments: &[SegmentName],
         place: usize,
+        before_ms: Option<i64>,
         is_written: bool,
     ) {
         let name = &segments[place];
@@ -275,7 +291,7 @@ impl Timeline {
                 self.close(place, scanned.last_ms);
             }
         }
-        self.note(scanned, name.number, is_written);
+        self.note(scanned, name.number, before_ms, is_written);
         // One of which nothing can be read speaks by its name.
         let is_blank = scanned.start_ms > scanned.last_ms;
         let last_ms = name.end_ms.unwrap_or(name.start_ms);
@@ -405,10 +421,8 @@ impl Timeline {
         }
     }
 
-    fn note(&mut self, scanned: &Scanned, number: u64, is_written: bool) {
-        let covers =
-            scanned.start_ms <= self.question.to_ms && scanned.last_ms >= self.question.from_ms;
-        if scanned.reason == Some(Reason::ClockStep) && (covers || is_written) {
+    fn note(&mut self, scanned: &Scanned, number: u64, before_ms: Option<i64>, is_written: bool) {
+        if scanned.reason == Some(Reason::ClockStep) && self.meets_step(scanned, before_ms) {
             self.tell_step(scanned.start_ms);
         }
         let notes = &mut self.answer.notes;
@@ -427,6 +441,17 @@ impl Timeline {
                 octets: scanned.damaged,
             });
         }
+    }
+
+    /// Whether the time is asked for that a step of the clock at the segment's beginning made ambiguous: what lies
+    /// between the end of the one before it and its beginning.
+    fn meets_step(&self, scanned: &Scanned, before_ms: Option<i64>) -> bool {
+        let start_ms = scanned.start_ms;
+        // How far the clock was set, nobody knows then: any time of the segment may have happened before.
+        let before_ms = before_ms.unwrap_or(scanned.last_ms.max(start_ms));
+        let low = start_ms.min(before_ms).saturating_sub(STEP_MS);
+        let high = start_ms.max(before_ms).saturating_add(STEP_MS);
+        low <= self.question.to_ms && self.question.from_ms <= high
     }
 
     fn answer(
@@ -451,9 +476,13 @@ impl Timeline {
             }
         }
         self.tell_twice(segments, ends);
+        // The last time of which is known what happened.
+        let known_ms = |end: &Covered| match is_written {
+            true => end.last_ms.saturating_add(WRITTEN_MS),
+            false => end.last_ms,
+        };
         if let Some(end) = covered.last().filter(|one| one.place + 1 == segments.len())
-            && !is_written
-            && end.last_ms < to_ms
+            && known_ms(end) < to_ms
             && !self.is_covered(end.last_ms.max(from_ms), to_ms)
         {
             self.tell_end(end);
@@ -488,7 +517,8 @@ impl Timeline {
     fn tell_twice(&mut self, segments: &[SegmentName], ends: &[Option<i64>]) {
         let (from_ms, to_ms) = (self.question.from_ms, self.question.to_ms);
         for (next, end_ms) in segments.iter().skip(1).zip(ends) {
-            let (again_ms, end_ms) = (next.start_ms, end_ms.unwrap_or(i64::MIN));
+            // One whose end nobody knows may have been written through all of it.
+            let (again_ms, end_ms) = (next.start_ms, end_ms.unwrap_or(i64::MAX));
             let is_twice = end_ms.saturating_sub(again_ms) > OVERLAP_MS;
             if is_twice && again_ms <= to_ms && end_ms >= from_ms {
                 self.tell_step(again_ms);

@@ -86,17 +86,34 @@ impl SegmentName {
         directory.join(self.file_name())
     }
 
-    /// The last time that its octets speak of, in milliseconds since 1970; its beginning if none of them can
-    /// be read.
+    /// The last time that its octets speak of.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read_end(&self, directory: &Path) -> io::Result<i64> {
+    pub fn read_end(&self, directory: &Path) -> io::Result<ReadEnd> {
         let path = self.path(directory);
         let contents = Contents::read(&path).map_err(|error| naming(&path, &error))?;
-        let times = contents.frames().map(|found| found.last_ms());
-        Ok(times.fold(self.start_ms, i64::max))
+        let mut frames = contents.frames();
+        let (mut last_ms, mut is_read, mut is_sealed) = (self.start_ms, false, false);
+        for found in frames.by_ref() {
+            last_ms = last_ms.max(found.last_ms());
+            is_read = true;
+            is_sealed |= found.header.kind == FrameKind::Seal;
+        }
+        Ok(ReadEnd {
+            last_ms,
+            is_sure: is_sealed || (is_read && frames.damaged() == 0),
+        })
     }
+}
+
+/// Where a segment ends, by its octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadEnd {
+    /// The last time that they speak of, in milliseconds since 1970; its beginning if none can be read.
+    pub last_ms: i64,
+    /// Whether it cannot have been later: nothing of it is damaged or of another version.
+    pub is_sure: bool,
 }
 
 /// RFC 3339 without what file names had better not have.
@@ -127,13 +144,19 @@ pub fn list(directory: &Path) -> io::Result<Vec<SegmentName>> {
 }
 
 /// When each of them ends, in milliseconds since 1970. One that another follows and whose name does not say it
-/// (it could not be closed, or was left as it is) ends with what its octets say; `None` for the last.
+/// (it could not be closed, or was left as it is) ends with what its octets say; `None` for the last, and for one
+/// of which not all can be read where the clock was set back behind it: how long it was written, nobody knows.
 ///
 /// # Errors
 /// A file cannot be read.
 pub fn ends(directory: &Path, segments: &[SegmentName]) -> io::Result<Vec<Option<i64>>> {
     let of = |(place, name): (usize, &SegmentName)| match name.end_ms {
-        None if place + 1 < segments.len() => name.read_end(directory).map(Some),
+        None if place + 1 < segments.len() => {
+            let end = name.read_end(directory)?;
+            let mut later = segments[place + 1..].iter();
+            let is_set_back = later.any(|one| one.start_ms <= end.last_ms);
+            Ok((end.is_sure || !is_set_back).then_some(end.last_ms))
+        }
         end_ms => Ok(end_ms),
     };
     segments.iter().enumerate().map(of).collect()

@@ -25,7 +25,7 @@ const SNAPSHOTS_PER_SEGMENT: u64 = 8;
 const SEGMENT_MS: i64 = 24 * 3600 * 1000;
 
 /// Without events a segment still shows this often that somebody writes it.
-const SIGN_OF_LIFE_MS: i64 = 60_000;
+pub(super) const SIGN_OF_LIFE_MS: i64 = 60_000;
 
 /// Nothing is deleted until the wall clock has run evenly for so long: one that was set wrong
 /// must not delete a year.
@@ -286,7 +286,7 @@ impl Store {
                 // One without an end in its name ends where the next begins; later only if the clock was
                 // set back there.
                 (None, Some(next)) => {
-                    next.start_ms < before && name.read_end(&self.directory)? < before
+                    next.start_ms < before && name.read_end(&self.directory)?.last_ms < before
                 }
                 (None, None) => false,
             };

@@ -82,3 +82,22 @@ fn a_clock_that_is_set_while_nobody_runs() {
     assert_eq!(twice.notes, [Note::ClockStep { at_ms: T0 }]);
     assert_eq!(bench.held(1, T0 + 5000).unwrap().0, block(2, 1));
 }
+
+/// A day's segment that a step began is sure again as soon as its times are.
+#[test]
+fn a_step_is_told_of_the_times_around_it_only() {
+    for set_ms in [-60_000, -700, 700, 60_000] {
+        let mut bench = Bench::new();
+        bench.block(T0, BlockAction::Allocated, block(1, 1));
+        let (end, start) = (T0 + 600_000, T0 + 600_000 + set_ms);
+        bench.step(end, start);
+        bench.block(T0 + DAY / 2, BlockAction::Released, block(1, 1));
+        let step = [Note::ClockStep { at_ms: start }];
+        for at_ms in [start, end, start + 500, (start + end) / 2] {
+            assert_eq!(bench.ask(2, at_ms).notes, step, "{set_ms} at {at_ms}");
+        }
+        for at_ms in [T0 + 500_000, T0 + 700_000, T0 + DAY / 2] {
+            assert_eq!(bench.ask(2, at_ms).notes, [], "{set_ms} at {at_ms}");
+        }
+    }
+}

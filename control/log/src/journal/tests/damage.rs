@@ -189,11 +189,7 @@ fn what_is_missing_is_said() {
 /// A segment of another version, which was left as it is, with three days of segments behind it.
 fn left_behind() -> Bench {
     let (mut bench, path, mut octets) = small();
-    let mut at = 0;
-    while let Some((header, _)) = frame::read(&octets[at..]) {
-        octets[at + 2] = 2;
-        at += frame::HEADER_LEN + header.payload_len;
-    }
+    to_other_version(&mut octets);
     std::fs::write(&path, &octets).unwrap();
     bench.restart();
     for day in 1..4 {
@@ -249,6 +245,42 @@ fn a_segment_that_was_not_closed_ends_with_what_it_says() {
     };
     assert_eq!(held.notes, [step]);
     assert_eq!(bench.ask(3, T0 + 3 * DAY + 6000).notes, []);
+}
+
+fn damage(octets: &mut [u8]) {
+    let half = octets.len() / 2;
+    octets[half..].fill(0);
+}
+
+fn to_other_version(octets: &mut [u8]) {
+    let mut at = 0;
+    while let Some((header, _)) = frame::read(&octets[at..]) {
+        octets[at + 2] = 2;
+        at += frame::HEADER_LEN + header.payload_len;
+    }
+}
+
+/// What cannot be read may have been written until any time, once the clock was set back behind it.
+#[test]
+fn an_unreadable_segment_hides_who_had_it_where_the_clock_was_set_back() {
+    let spoil: [fn(&mut [u8]); 2] = [damage, to_other_version];
+    for spoil in spoil {
+        let (mut bench, path, mut octets) = small();
+        spoil(&mut octets);
+        bench.restart();
+        let name = bench.segments().remove(0).path(bench.directory.path());
+        std::fs::remove_file(name).unwrap();
+        std::fs::write(&path, &octets).unwrap();
+        bench.block(T0 - 50_000, BlockAction::Allocated, block(5, 5));
+        for minute in 0..5 {
+            bench.write(T0 + minute * 60_000);
+        }
+        let notes = bench.ask(7, T0 + 90_000).notes;
+        let hides = |note: &Note| matches!(note, Note::Damaged { .. } | Note::OtherVersion { .. });
+        assert!(notes.iter().any(hides), "{notes:?}");
+        let step = Note::ClockStep { at_ms: T0 - 50_000 };
+        assert!(notes.contains(&step), "{notes:?}");
+    }
 }
 
 #[test]

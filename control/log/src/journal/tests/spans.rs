@@ -24,6 +24,8 @@ fn what_a_subscriber_had_over_days() {
     bench.block(T0 + DAY, BlockAction::Allocated, block(3, 4));
     bench.block(T0 + 2 * DAY, BlockAction::Released, block(1, 1));
     bench.block(T0 + 2 * DAY + 5000, BlockAction::Allocated, block(1, 5));
+    // A sign of life: it is written to the end of the span.
+    bench.write(T0 + 3 * DAY - 1);
     assert_eq!(bench.segments().len(), 3);
     let all = bench.had(1, T0, T0 + 3 * DAY - 1);
     let expected = [
@@ -138,6 +140,26 @@ fn a_killed_process_lies_in_the_span() {
     ];
     assert_eq!(both.holdings, expected);
     assert_eq!(both.notes, [crashed, note(Some(T0 + 90_000))]);
+}
+
+/// The disk is full: the process holds the journal and writes nothing.
+#[test]
+fn what_a_held_journal_does_not_say_is_not_covered() {
+    let mut bench = Bench::new();
+    bench.block(T0, BlockAction::Allocated, block(1, 1));
+    // The next sign of life is due after a minute.
+    assert_eq!(bench.ask(2, T0 + 61_000).notes, []);
+    let gap = Note::NotCovered {
+        before_ms: Some(T0),
+        after_ms: None,
+    };
+    let later = bench.ask(2, T0 + 3_600_000);
+    assert_eq!(later.notes, [gap]);
+    // Who had it last, as far as is known.
+    assert_eq!(bench.ask(1, T0 + 3_600_000).holdings[0].block, block(1, 1));
+    assert_eq!(bench.had(1, T0, T0 + 3_600_000).notes, [gap]);
+    bench.write(T0 + 3_600_000);
+    assert_eq!(bench.ask(2, T0 + 3_600_000).notes, []);
 }
 
 /// Random allocations against a list of who had what when, asked for spans.
