@@ -1,6 +1,7 @@
 //! The directory of a journal: one segment at its end is written, the others are only read and,
 //! when they are old enough, deleted.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -70,6 +71,8 @@ pub struct Store {
     next_number: u64,
     next_reason: Reason,
     trusted_from: Instant,
+    /// Numbers of old segments that cannot be read or deleted; each is told once.
+    stuck: BTreeSet<u64>,
     /// Whether each write is on the disk before it counts; only a generator of test data does without.
     is_durable: bool,
 }
@@ -104,6 +107,7 @@ impl Store {
             next_number: segments.last().map_or(1, |last| last.number + 1),
             next_reason: Reason::Start,
             trusted_from: Instant::now() + CLOCK_TRUSTED_AFTER,
+            stuck: BTreeSet::new(),
             is_durable: true,
         };
         Ok((store, recovery))
@@ -268,11 +272,12 @@ impl Store {
         }
     }
 
-    /// Deletes what is older than the retention time; answers how many segments that were.
+    /// Deletes what is older than the retention time; answers how many segments that were. One that cannot be
+    /// read or deleted stays, and is told once: it must not hinder what is written.
     ///
     /// # Errors
-    /// As the kernel says.
-    pub fn delete_old(&self, now_ms: i64, now: Instant) -> io::Result<usize> {
+    /// The directory cannot be read.
+    pub fn delete_old(&mut self, now_ms: i64, now: Instant) -> io::Result<usize> {
         if now < self.trusted_from {
             return Ok(0);
         }
@@ -281,21 +286,37 @@ impl Store {
         let mut count = 0;
         let segments = segment::list(&self.directory)?;
         for (place, name) in segments.iter().enumerate() {
-            let is_old = match (name.end_ms, segments.get(place + 1)) {
-                (Some(end_ms), _) => end_ms < before,
-                // One without an end in its name ends where the next begins; later only if the clock was
-                // set back there.
-                (None, Some(next)) => {
-                    next.start_ms < before && name.read_end(&self.directory)?.last_ms < before
+            match self.delete_if_old(name, segments.get(place + 1), before) {
+                Ok(is_deleted) => count += usize::from(is_deleted),
+                Err(error) => {
+                    if self.stuck.insert(name.number) {
+                        tell_stuck(&name.path(&self.directory), &error);
+                    }
                 }
-                (None, None) => false,
-            };
-            if is_old {
-                std::fs::remove_file(name.path(&self.directory))?;
-                count += 1;
             }
         }
         Ok(count)
+    }
+
+    fn delete_if_old(
+        &self,
+        name: &SegmentName,
+        next: Option<&SegmentName>,
+        before: i64,
+    ) -> io::Result<bool> {
+        let is_old = match (name.end_ms, next) {
+            (Some(end_ms), _) => end_ms < before,
+            // One without an end in its name ends where the next begins; later only if the clock was
+            // set back there.
+            (None, Some(next)) => {
+                next.start_ms < before && name.read_end(&self.directory)?.last_ms < before
+            }
+            (None, None) => false,
+        };
+        if is_old {
+            std::fs::remove_file(name.path(&self.directory))?;
+        }
+        Ok(is_old)
     }
 
     /// Lets writes count before they are on the disk.
@@ -410,13 +431,21 @@ fn recover(directory: &Path, last: Option<&SegmentName>) -> io::Result<Recovery>
     Ok(recovery)
 }
 
+fn tell_stuck(path: &Path, error: &io::Error) {
+    tracing::warn!(
+        "the old journal segment {} cannot be read or deleted: {error}; the journal goes on without it: repair or move it away",
+        path.display()
+    );
+}
+
 /// The number behind the last record that the journal shows: of the last segments perhaps nothing can be read.
 fn next_sequence(directory: &Path) -> io::Result<u64> {
     for name in segment::list(directory)?.iter().rev() {
         let path = name.path(directory);
-        let contents = Contents::read(&path).map_err(|error| segment::naming(&path, &error))?;
-        if let Some(next) = contents.next_sequence() {
-            return Ok(next);
+        match Contents::read(&path).map(|contents| contents.next_sequence()) {
+            Ok(Some(next)) => return Ok(next),
+            Ok(None) => {}
+            Err(error) => tell_stuck(&path, &error),
         }
     }
     Ok(0)

@@ -323,3 +323,27 @@ fn numbers_of_what_is_not_kept_are_not_given_again() {
     bench.write(T0 + 70_000);
     assert_eq!(bench.restart().next_sequence, 101);
 }
+
+/// A directory stands for a file that the disk cannot read or remove.
+#[test]
+fn an_old_file_that_cannot_be_read_hinders_nothing() {
+    let mut bench = left_behind();
+    let directory = bench.directory.path().to_owned();
+    for name in &bench.segments()[..2] {
+        let path = name.path(&directory);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let store = bench.store.as_mut().unwrap();
+    store.set_retention(Duration::from_secs(1));
+    let later = Instant::now() + Duration::from_secs(3700);
+    // The third is closed and old; the fourth is being written.
+    assert_eq!(store.delete_old(T0 + 5 * DAY, later).unwrap(), 1);
+    bench.write(T0 + 3 * DAY + 90_000);
+    // Nothing but the last can be read, and that says no number.
+    bench.end(End::Stopped, T0 + 3 * DAY + 100_000);
+    let last = bench.segments().pop().unwrap().path(&directory);
+    std::fs::write(&last, "dear diary").unwrap();
+    assert_eq!(bench.restart().next_sequence, 0);
+    bench.block(T0 + 4 * DAY, BlockAction::Allocated, block(6, 6));
+}
