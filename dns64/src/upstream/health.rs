@@ -99,13 +99,19 @@ impl Health {
         }
     }
 
-    /// Says that a question goes there now; `false` if it may not.
+    /// Says that a question goes there now; `false` if it may not. Behind a probe comes
+    /// [`Health::probe_ended`], however it ended.
     pub(super) fn admit(&mut self, admission: Admission) -> bool {
         match admission {
             Admission::Up => true,
             Admission::Probe => !std::mem::replace(&mut self.is_probed, true),
             Admission::LastResort => self.admit_last_resort(Instant::now()),
         }
+    }
+
+    /// Another probe may go there.
+    pub(super) fn probe_ended(&mut self) {
+        self.is_probed = false;
     }
 
     fn admit_last_resort(&mut self, now: Instant) -> bool {
@@ -130,7 +136,6 @@ impl Health {
     pub(super) fn answered(&mut self, took: Duration) -> bool {
         self.rtt = Some(self.rtt.map_or(Rtt::first(took), |rtt| rtt.then(took)));
         self.heard = Some(Instant::now());
-        self.is_probed = false;
         self.back_off = Duration::ZERO;
         let is_back = self.down_until.take().is_some();
         self.score = match is_back {
@@ -143,7 +148,6 @@ impl Health {
     /// It failed a question asked at `begun`. Says whether it is left alone from now on. Silence
     /// about one name, while others are answered, is that name's fault.
     pub(super) fn failed(&mut self, begun: Instant, is_silence: bool, now: Duration) -> bool {
-        self.is_probed = false;
         if is_silence && self.heard.is_some_and(|heard| heard >= begun) {
             return false;
         }

@@ -41,6 +41,16 @@ struct Member {
     in_flight: AtomicU64,
 }
 
+/// The one question that finds out whether an upstream is back. When it goes, answered, failed or
+/// given up by who asked, another one may.
+struct Probe(Arc<Member>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.health().probe_ended();
+    }
+}
+
 /// How a try at an upstream ended, unless another one was faster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryResult {
@@ -143,7 +153,7 @@ impl Pool {
         // Almost always the first one answers in its time, and nothing more is needed.
         if let Some((member, admission)) = plan.next(false) {
             next_at += member.health().patience(admission, self.timeouts.attempt);
-            let mut first = self.try_once(member, question, deadline, metrics);
+            let mut first = self.try_once(member, admission, question, deadline, metrics);
             match timeout_at(next_at.min(deadline), &mut first).await {
                 Ok(Some(answer)) if answer.is_success() || answer.is_bogus() => {
                     return Asked {
@@ -164,7 +174,7 @@ impl Pool {
                 if let Some((member, admission)) = plan.next(failure.is_some()) {
                     let attempt = self.timeouts.attempt;
                     next_at = Instant::now() + member.health().patience(admission, attempt);
-                    tries.push(self.try_once(member, question, deadline, metrics));
+                    tries.push(self.try_once(member, admission, question, deadline, metrics));
                 } else if tries.is_empty() {
                     break None;
                 }
@@ -205,16 +215,19 @@ impl Pool {
     fn try_once(
         &self,
         member: Arc<Member>,
+        admission: Admission,
         question: &Question,
         deadline: Instant,
         metrics: &Arc<Metrics>,
     ) -> BoxFuture<'static, Option<Answer>> {
         let (question, metrics) = (question.clone(), metrics.clone());
         let (clock, in_flight_max) = (self.clock.clone(), self.in_flight_max);
+        let probe = (admission == Admission::Probe).then(|| Probe(member.clone()));
         let begun = Instant::now();
         let left = deadline.saturating_duration_since(begun);
         let timeout = self.timeouts.attempt.min(left);
         let asked = async move {
+            let _probe = probe;
             let _raised = Raised::new(&member.in_flight);
             if member.in_flight.load(Ordering::Relaxed) > in_flight_max {
                 member.count(TryResult::Broken);
@@ -362,5 +375,38 @@ impl Plan {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::RecordType;
+
+    use super::*;
+    use crate::config::Protocol;
+    use crate::testing::question;
+
+    #[tokio::test]
+    async fn a_probe_that_is_given_up_lets_another_one_go() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let config = Config {
+            upstream: vec![Upstream::plain(Protocol::Udp, silent.local_addr().unwrap())],
+            ..Config::default()
+        };
+        let clock = Clock::manual();
+        let pool = Pool::new(&config, clock.clone(), None).unwrap();
+        let member = &pool.members[0];
+        while member.health().is_up(clock.now()) {
+            member.health().failed(Instant::now(), true, clock.now());
+        }
+        clock.advance(Duration::from_secs(60));
+        let admission = || member.health().admission(clock.now());
+        assert_eq!(admission(), Admission::Probe);
+        let (question, metrics) = (question("test.", RecordType::A), Arc::default());
+        let asked = pool.ask(&question, &metrics);
+        let given_up = tokio::time::timeout(Duration::from_millis(20), asked).await;
+        assert!(given_up.is_err());
+        assert_eq!(metrics.upstream_queries.load(Ordering::Relaxed), 1);
+        assert_eq!(admission(), Admission::Probe);
     }
 }

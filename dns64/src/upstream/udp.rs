@@ -103,12 +103,14 @@ impl Sockets {
                 Ok(Received::Message(message)) => {
                     ready.clear_ready();
                     drop(ready);
-                    if misfits == 0 {
-                        self.give_back(connected);
-                    }
                     let message =
                         message.map_err(|error| AskError::Unreadable(error.to_string()))?;
-                    return check(question, message).map(Outcome::Answer);
+                    let message = check(question, message)?;
+                    // One that leaves out the question is easier to forge.
+                    if misfits == 0 && !message.queries.is_empty() {
+                        self.give_back(connected);
+                    }
+                    return Ok(Outcome::Answer(message));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 Err(error) => return Err(error.into()),
@@ -434,6 +436,33 @@ mod tests {
         assert_ne!(next, port);
         assert_eq!(ask_once(&peers, &[], &[b"late"]).await, next);
         assert_ne!(ask_once(&peers, &[], &[]).await, next);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_a_bad_answer_came_to_is_not_used_again() {
+        const SERVFAIL: u8 = 2;
+        let peers = upstream().await;
+        let (metrics, question) = (Metrics::default(), question());
+        let no_question = |rcode: u8| vec![RESPONSE_BIT, rcode, 0, 0, 0, 0, 0, 0, 0, 0];
+        // One record is promised, and is not there.
+        let mut cut = sent().octets[2..].to_vec();
+        cut[0] |= RESPONSE_BIT;
+        cut[5] = 1;
+        for bad in [no_question(0), no_question(SERVFAIL), cut] {
+            let asked = peers.0.ask(&question, &metrics);
+            let answered = async {
+                let (query, from) = heard(&peers.1).await;
+                let name = HEADER_OCTETS..query.len();
+                let mut answer = [&query[..2], &bad].concat();
+                if answer.len() > HEADER_OCTETS {
+                    answer[name.clone()].copy_from_slice(&query[name]);
+                }
+                peers.1.send_to(&answer, from).await.unwrap();
+                from.port()
+            };
+            let (_, port) = tokio::join!(asked, answered);
+            assert_ne!(ask_once(&peers, &[], &[]).await, port, "{bad:?}");
+        }
     }
 
     #[tokio::test]
