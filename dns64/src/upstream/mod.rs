@@ -51,6 +51,20 @@ pub(crate) enum AskError {
     Busy,
 }
 
+impl AskError {
+    /// Whether this process had no room for the question, which says nothing against the upstream:
+    /// too many are under way, or there is no file descriptor left.
+    fn is_ours(&self) -> bool {
+        match self {
+            AskError::Busy => true,
+            AskError::Socket(error) => {
+                matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<io::Error> for AskError {
     fn from(error: io::Error) -> AskError {
         AskError::Socket(Arc::new(error))

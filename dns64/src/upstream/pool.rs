@@ -343,8 +343,7 @@ impl Member {
             self.note_heard(took);
             return;
         }
-        // That many questions are under way says nothing against it.
-        if matches!(error, AskError::Busy) {
+        if error.is_ours() {
             return;
         }
         if self.health().failed(begun, is_silence, now) {
@@ -385,6 +384,26 @@ mod tests {
     use super::*;
     use crate::config::Protocol;
     use crate::testing::question;
+
+    #[test]
+    fn want_of_file_descriptors_says_nothing_against_an_upstream() {
+        let upstream = Upstream::plain(Protocol::Udp, ([192, 0, 2, 53], 53).into());
+        let member = Member::new(upstream, None);
+        let question = question("test.", RecordType::A);
+        let fail = |errno| {
+            let failed = Failed {
+                error: std::io::Error::from_raw_os_error(errno).into(),
+                heard_after: None,
+            };
+            for _ in 0..10 {
+                member.note_failure(Instant::now(), &question, &failed, Duration::ZERO);
+            }
+            member.health().is_up(Duration::ZERO)
+        };
+        assert!(fail(libc::EMFILE));
+        assert!(fail(libc::ENFILE));
+        assert!(!fail(libc::ECONNREFUSED));
+    }
 
     #[tokio::test]
     async fn a_probe_that_is_given_up_lets_another_one_go() {
