@@ -10,17 +10,16 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use gate64_wire::addr::Protocol;
 use gate64_wire::checksum::Delta;
 use gate64_wire::plain::{Head, PlainV4, PlainV6};
-use gate64_wire::rfc6052::Pref64;
 
 use super::lifetime::STATE_UDP;
-use super::table::{Fit, Met, PortPlace, Session};
+use super::table::{Fit, PortPlace, Session};
 use super::tcp_state::TcpState;
 use super::{BATCH_FRAMES_MAX, Context, Nat64};
 use crate::counters;
 use crate::memory::Probe;
 use crate::packet::{LINK_HEADER_MAX, Window};
 use crate::route::{HopId, Lookup};
-use crate::siit::{self, GROWTH, Rules};
+use crate::siit::{self, GROWTH};
 use crate::verdict::{Side, WorkerId};
 
 /// What stage one has decided of a packet.
@@ -139,19 +138,10 @@ pub(super) trait Lane {
     /// Stage two: reads that line, and asks for the BIB entry's.
     fn prefetch(nat64: &Nat64, one: &mut Plain);
 
-    /// Stage three: translates the packet if it is of a first session that keeps a next hop;
-    /// otherwise the packet stays as it came.
-    fn pass(
-        nat64: &mut Nat64,
-        head: &mut Head,
-        window: &mut Window,
-        one: &Plain,
-        context: &Context,
-    ) -> Option<Passed>;
-
-    /// Likewise if it is of any session. Has the session keep a next hop: for the first packet in a
-    /// direction, and after a change of routes.
-    fn pass_further(
+    /// Stage three: translates the packet if it is of a first session that keeps a next hop. With
+    /// `FURTHER`, if it is of any session, and has that keep a next hop: for the first packet in a
+    /// direction, and after a change of routes. A packet that is not translated stays as it came.
+    fn pass<const FURTHER: bool>(
         nat64: &mut Nat64,
         head: &mut Head,
         window: &mut Window,
@@ -209,7 +199,7 @@ impl Lane for FromV6 {
     }
 
     #[inline]
-    fn pass(
+    fn pass<const FURTHER: bool>(
         nat64: &mut Nat64,
         head: &mut Head,
         window: &mut Window,
@@ -218,64 +208,36 @@ impl Lane for FromV6 {
     ) -> Option<Passed> {
         let plain = PlainV6::known(head);
         let host = (plain.src(), plain.src_port());
-        let met = nat64.table.first_v6(one.bib, host, one.fit)?;
-        let hop = kept_hop(met.session, true, context)?;
-        let id = &mut nat64.identification;
-        forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn pass_further(
-        nat64: &mut Nat64,
-        head: &mut Head,
-        window: &mut Window,
-        one: &Plain,
-        context: &Context,
-    ) -> Option<Passed> {
-        let plain = PlainV6::known(head);
-        let host = (plain.src(), plain.src_port());
-        // What turns around has no next hop, and so never gets past here. A change of the pool
-        // has all sessions forget theirs.
-        if nat64.pool.contains(one.fit.remote_ip().into()) {
+        let remote = one.fit.remote_ip().into();
+        // What turns around has no next hop, and so comes here only as a further packet. A change
+        // of the pool has all sessions forget theirs.
+        if FURTHER && nat64.pool.contains(remote) {
             return None;
         }
-        let met = nat64.table.meet_v6(one.bib, one.probe, host, one.fit)?;
-        let hop = kept_hop(met.session, true, context).or_else(|| {
-            let found = context.routes.route4(one.fit.remote_ip().into());
-            keep_hop(met.session, true, found, context)
-        })?;
-        let id = &mut nat64.identification;
-        forward_v6(head, window, one.fit, met, hop, id, &nat64.rules, context)
+        let met = if FURTHER {
+            nat64.table.meet_v6(one.bib, one.probe, host, one.fit)?
+        } else {
+            nat64.table.first_v6(one.bib, host, one.fit)?
+        };
+        let kept = kept_hop(met.session, true, context);
+        let (hop, mtu) = match kept {
+            None if FURTHER => keep_hop(met.session, true, context.routes.route4(remote), context)?,
+            kept => kept?,
+        };
+        let len = plain.payload_len().wrapping_add(GROWTH); // as an IPv4 packet
+        if len > mtu {
+            return None;
+        }
+        nat64.identification = nat64.identification.wrapping_add(1);
+        let id = nat64.identification.to_ne_bytes();
+        met.session.seen = context.tick.0;
+        let delta = Delta::from_bits(met.session.delta);
+        let src = (met.ends.v4_ip.into(), met.ends.v4_port);
+        window.start = window.start.wrapping_add(GROWTH); // the head lies in the chunk
+        window.len = len;
+        siit::plain_v6_to_v4(head, src, remote, delta, &nat64.rules, id);
+        Some(Passed { hop, len })
     }
-}
-
-/// Translates a packet of a session from IPv6 if the next hop's MTU lets it pass.
-#[inline(always)] // twice: the second one is cold
-#[allow(clippy::inline_always, clippy::too_many_arguments)]
-fn forward_v6(
-    head: &mut Head,
-    window: &mut Window,
-    fit: Fit,
-    met: Met,
-    (hop, mtu): (HopId, u16),
-    id: &mut u16,
-    rules: &Rules,
-    context: &Context,
-) -> Option<Passed> {
-    let len = PlainV6::known(head).payload_len().wrapping_add(GROWTH); // as an IPv4 packet
-    if len > mtu {
-        return None;
-    }
-    *id = id.wrapping_add(1);
-    met.session.seen = context.tick.0;
-    let delta = Delta::from_bits(met.session.delta);
-    let src = (met.ends.v4_ip.into(), met.ends.v4_port);
-    let dst = fit.remote_ip().into();
-    window.start = window.start.wrapping_add(GROWTH); // the head lies in the chunk
-    window.len = len;
-    siit::plain_v6_to_v4(head, src, dst, delta, rules, id.to_ne_bytes());
-    Some(Passed { hop, len })
 }
 
 impl Lane for FromV4 {
@@ -322,7 +284,7 @@ impl Lane for FromV4 {
     }
 
     #[inline]
-    fn pass(
+    fn pass<const FURTHER: bool>(
         nat64: &mut Nat64,
         head: &mut Head,
         window: &mut Window,
@@ -330,84 +292,42 @@ impl Lane for FromV4 {
         context: &Context,
     ) -> Option<Passed> {
         // Number 0 is no entry and has no session.
-        let met = nat64.table.first_v4(one.bib, one.fit)?;
-        let hop = kept_hop(met.session, false, context)?;
-        let prefixes = (&nat64.pref64_first, nat64.config.pref64.as_slice());
-        forward_v4(
-            head,
-            window,
-            one.fit,
-            met,
-            hop,
-            prefixes,
-            &nat64.rules,
-            context,
-        )
+        let met = if FURTHER {
+            nat64.table.meet_v4(one.bib, one.fit)?
+        } else {
+            nat64.table.first_v4(one.bib, one.fit)?
+        };
+        let kept = kept_hop(met.session, false, context);
+        let (hop, mtu) = match kept {
+            None if FURTHER => {
+                let found = context.routes.route6(met.ends.v6_ip.into());
+                keep_hop(met.session, false, found, context)?
+            }
+            kept => kept?,
+        };
+        let plain = PlainV4::known(head);
+        let limit = if plain.dont_fragment() {
+            mtu
+        } else {
+            mtu.min(nat64.rules.ipv6_mtu_lowest)
+        };
+        let len = plain.total_len().checked_add(GROWTH)?; // as an IPv6 packet
+        if len > limit {
+            return None;
+        }
+        let pref64 = match met.session.pref64 {
+            0 => &nat64.pref64_first,
+            further => nat64.config.pref64.get(usize::from(further))?,
+        };
+        met.session.seen = context.tick.0;
+        let delta = Delta::from_bits(met.session.delta).reverse();
+        let dst = (&met.ends.v6_ip, met.ends.v6_port);
+        let src = pref64.embed_words(one.fit.remote_ip());
+        window.start = window.start.wrapping_sub(GROWTH); // the head lies in the chunk
+        window.len = len;
+        siit::plain_v4_to_v6(head, src, dst, delta, &nat64.rules);
+        Some(Passed { hop, len })
     }
-
-    #[cold]
-    #[inline(never)]
-    fn pass_further(
-        nat64: &mut Nat64,
-        head: &mut Head,
-        window: &mut Window,
-        one: &Plain,
-        context: &Context,
-    ) -> Option<Passed> {
-        let met = nat64.table.meet_v4(one.bib, one.fit)?;
-        let hop = kept_hop(met.session, false, context).or_else(|| {
-            let found = context.routes.route6(met.ends.v6_ip.into());
-            keep_hop(met.session, false, found, context)
-        })?;
-        let prefixes = (&nat64.pref64_first, nat64.config.pref64.as_slice());
-        forward_v4(
-            head,
-            window,
-            one.fit,
-            met,
-            hop,
-            prefixes,
-            &nat64.rules,
-            context,
-        )
-    }
-}
-
-/// Translates a packet of a session from IPv4 if the next hop's MTU lets it pass.
-#[inline(always)] // twice: the second one is cold
-#[allow(clippy::inline_always, clippy::too_many_arguments)]
-fn forward_v4(
-    head: &mut Head,
-    window: &mut Window,
-    fit: Fit,
-    met: Met,
-    (hop, mtu): (HopId, u16),
-    (first, all): (&Pref64, &[Pref64]),
-    rules: &Rules,
-    context: &Context,
-) -> Option<Passed> {
-    let plain = PlainV4::known(head);
-    let limit = if plain.dont_fragment() {
-        mtu
-    } else {
-        mtu.min(rules.ipv6_mtu_lowest)
-    };
-    let len = plain.total_len().checked_add(GROWTH)?;
-    if len > limit {
-        return None;
-    }
-    let pref64 = match met.session.pref64 {
-        0 => first,
-        further => all.get(usize::from(further))?,
-    };
-    met.session.seen = context.tick.0;
-    let delta = Delta::from_bits(met.session.delta).reverse();
-    let dst = (&met.ends.v6_ip, met.ends.v6_port);
-    let src = pref64.embed_words(fit.remote_ip());
-    window.start = window.start.wrapping_sub(GROWTH); // the head lies in the chunk
-    window.len = len;
-    siit::plain_v4_to_v6(head, src, dst, delta, rules);
-    Some(Passed { hop, len })
 }
 
 /// The state that plain packets leave as it is. A UDP session has but one.

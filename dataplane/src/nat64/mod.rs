@@ -349,7 +349,7 @@ impl Nat64 {
         context: &Context,
     ) -> Option<Passed> {
         let (head, window) = area.around(&mut item.frame, L::BEFORE, L::ROOM)?;
-        L::pass(self, head, window, one, context)
+        L::pass::<false>(self, head, window, one, context)
     }
 
     /// Likewise, of one that is not of a first session that keeps a next hop.
@@ -364,7 +364,7 @@ impl Nat64 {
     ) -> bool {
         let around = area.around(&mut item.frame, L::BEFORE, L::ROOM);
         let passed =
-            around.and_then(|(head, window)| L::pass_further(self, head, window, one, context));
+            around.and_then(|(head, window)| L::pass::<true>(self, head, window, one, context));
         if let Some(passed) = &passed {
             let mut forwarded = Forwarded::default();
             item.leave(L::SIDE, passed, &mut forwarded);
