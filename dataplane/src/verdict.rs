@@ -126,6 +126,7 @@ drop_reasons! {
     NeighborUnresolved "neighbor_unresolved" "The next hop did not answer ARP or neighbour discovery in time.",
     NeighborQueueFull "neighbor_queue_full" "Too many packets already wait for that next hop.",
     TxRingFull "tx_ring_full" "The interface takes no more frames.",
+    HandoffLoop "handoff_loop" "Handed over by a worker that takes this one for the owner, while this one takes another for it.",
     HandoffFull "handoff_full" "The ring to the owning worker is full.",
     FramesExhausted "frames_exhausted" "No free frame for a packet that gate64 makes.",
 }

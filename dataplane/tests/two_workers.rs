@@ -11,7 +11,7 @@ use std::sync::Arc;
 use gate64_dataplane::counters::{self, CounterId};
 use gate64_dataplane::memory::HashKey;
 use gate64_dataplane::nat64::plan::{Settings, Shared};
-use gate64_dataplane::verdict::{HandoffReason, Side, WorkerId};
+use gate64_dataplane::verdict::{DropReason, HandoffReason, Side, WorkerId};
 use gate64_wire::addr::Protocol;
 
 use support::fragments::{ORDERS, cut_v4, cut_v6, gather_v4, gather_v6};
@@ -311,5 +311,26 @@ fn errors_arrive_at_either_worker() {
         assert_eq!(pair.handoffs(HandoffReason::Fragment), 0);
         assert_eq!(pair.count(counters::icmp_errors_translated(0)), 4);
         assert_eq!(pair.count(counters::icmp_errors_translated(1)), 4);
+    }
+}
+
+/// While workers take over a changed pool, each may take the other for the owner.
+#[test]
+fn what_was_handed_over_is_not_handed_on() {
+    let mut pair = Pair::new(32);
+    let client = pair.client_of(1);
+    let plain = udp6((client, 5000), (embedded(SERVER), 53), b"x");
+    let mut with_options = plain.clone();
+    with_options.splice(40..40, [17, 0, 1, 4, 0, 0, 0, 0]);
+    with_options[6] = 60;
+    with_options[5] += 8;
+    for bytes in [plain, with_options] {
+        let worker = &mut pair.workers[0];
+        assert!(matches!(
+            worker.put(Side::V6, &bytes),
+            Outcome::HandedOff(..)
+        ));
+        let again = worker.put_handed_off(Side::V6, &bytes);
+        assert_eq!(again, Outcome::Dropped(DropReason::HandoffLoop));
     }
 }

@@ -17,6 +17,7 @@ mod entry;
 mod established;
 mod expiry;
 mod filtering;
+mod found;
 mod fragment;
 mod hairpin;
 mod icmp;
@@ -48,7 +49,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6, Tuple4, Tuple6};
-use gate64_wire::checksum::Delta;
 use gate64_wire::rfc6052::Pref64;
 use hashbrown::HashMap;
 
@@ -56,6 +56,7 @@ use self::block::Blocks;
 use self::class::Classes;
 use self::context::Context;
 use self::established::{Course, Entry, Forwarded, FromV4, FromV6, Lane, Passed, Plain};
+use self::found::Found;
 use self::fragment::Fragments;
 use self::icmp::ErrorBudget;
 use self::lifetime::LifetimeTable;
@@ -70,7 +71,7 @@ use self::relog::Relog;
 use self::scratch::Scratch;
 use self::subscriber::Subscribers;
 use self::syn_hold::SynHold;
-use self::table::{SessionRef, Table};
+use self::table::Table;
 use self::tuples::{is_syn, mapped_of, opens_tcp, peer_of, peer_port, remote_port_v6};
 use self::way::Way;
 use crate::clock::Instant;
@@ -271,13 +272,13 @@ impl Nat64 {
                 });
             match entry {
                 Entry::Taken => one.course = L::COURSE,
-                Entry::Long => {
-                    one.course = Course::Long;
-                    self.prepare(area, item, &mut long[one.place()], context);
-                }
-                Entry::Elsewhere(owner) => {
+                Entry::Elsewhere(owner) if !item.handed_off => {
                     one.course = Course::Elsewhere;
                     (item.verdict, item.hop) = self.hand_off(owner, L::SIDE, HandoffReason::Queue);
+                }
+                Entry::Long | Entry::Elsewhere(_) => {
+                    one.course = Course::Long;
+                    self.prepare(area, item, &mut long[one.place()], context);
                 }
             }
         }
@@ -569,52 +570,5 @@ impl Nat64 {
     /// The prefix that a session's client uses.
     fn pref64(&self, number: u8) -> Pref64 {
         self.config.pref64[usize::from(number)]
-    }
-}
-
-/// What a lookup from IPv6 found: nothing, a BIB entry, or a session with it.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    bib: Option<u32>,
-    session: Option<SessionRef>,
-}
-
-impl Nat64 {
-    #[inline]
-    fn find_v6(&self, one: &PreparedV6) -> Found {
-        let facts = &one.facts;
-        let bib = self
-            .table
-            .find_v6(one.probe, facts.src, facts.l4.src_port, one.protocol);
-        let remote_port = peer_port(one.protocol, facts.l4.dst_port);
-        let session = bib.and_then(|bib| self.table.find_session(bib, one.remote, remote_port));
-        Found { bib, session }
-    }
-
-    /// What translation changes in the layer 4 checksum of a session's packets from IPv6.
-    fn delta(
-        &self,
-        v6: TransportAddr6,
-        v4: TransportAddr4,
-        remote: TransportAddr4,
-        pref64: u8,
-        protocol: Protocol,
-    ) -> Delta {
-        let tuple6 = Tuple6 {
-            src: v6,
-            dst: TransportAddr6 {
-                ip: self.pref64(pref64).embed(remote.ip),
-                port: remote.port,
-            },
-            protocol,
-        };
-        siit::l4_delta(
-            &tuple6,
-            &Tuple4 {
-                src: v4,
-                dst: remote,
-                protocol,
-            },
-        )
     }
 }
