@@ -665,6 +665,21 @@ def test_the_upstream_gains_and_loses_ipv6(gate64):
     share.stop()
 
 
+def begin_and_end_at_once(gate64):
+    """Two shares change the same kernel parameters at the same moment, and all is put back each time."""
+    before = state_of_host()
+    for round_ in range(5):
+        shares = [Share(gate64, name=f"first-{round_}"), Share(gate64, downstream="lan2", upstream="wan2", name=f"second-{round_}")]
+        for share in shares:
+            until("it is ready", lambda share=share: " ready " in share.text())
+        for share in shares:
+            share.process.send_signal(signal.SIGINT)
+        for share in shares:
+            assert share.process.wait(LIMIT) == 0, share.text()
+        after = state_of_host()
+        assert after == before, f"the host is not as it was, round {round_}:\n{before}\n{after}"
+
+
 def test_two_shares_at_once(gate64):
     """Each with an upstream and a downstream of its own. One ends, the other one's network does not notice."""
     other = f"{TAG}-d"
@@ -691,6 +706,7 @@ def test_two_shares_at_once(gate64):
         assert "192.0.3.5" in run("curl", "-6", "-s", "-m", "2", literal, namespace=other)
         assert "default" in ip(other, "-6 route")
         two.stop()
+        begin_and_end_at_once(gate64)
     finally:
         ip(HOST, "link del lan2", check=False)
         ip(HOST, "link del wan2", check=False)

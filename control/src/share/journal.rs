@@ -115,6 +115,10 @@ impl Journal {
     /// Records a change and makes it. What is so already is left, and nobody's to undo.
     pub fn make(&self, change: Change) -> Result<(), JournalError> {
         let _all = lock_all(&self.directory)?;
+        self.make_locked(change)
+    }
+
+    fn make_locked(&self, change: Change) -> Result<(), JournalError> {
         let mut record = read(&self.path);
         record.changes.push(change);
         write(&self.path, &record)?;
@@ -155,13 +159,27 @@ impl Journal {
     /// Sets a kernel parameter. One that has the value already is recorded only if another share
     /// has set it: whoever ends last puts it back.
     pub fn set(&self, key: &str, value: &str) -> Result<(), JournalError> {
-        let Some(before) = host::sysctl(key) else {
+        self.set_where(key, |_| true, value)
+    }
+
+    /// Sets a kernel parameter whose present value is one to be changed.
+    ///
+    /// The value is read under the lock: one read before could be what another share, starting or
+    /// ending at the same moment, has changed since, and would be put back to what is no more.
+    pub fn set_where(
+        &self,
+        key: &str,
+        is_to_change: impl Fn(&str) -> bool,
+        value: &str,
+    ) -> Result<(), JournalError> {
+        let _all = lock_all(&self.directory)?;
+        let Some(before) = host::sysctl(key).filter(|before| is_to_change(before)) else {
             return Ok(());
         };
         if before == value && !self.is_set_by_another(key)? {
             return Ok(());
         }
-        self.make(Change::Sysctl {
+        self.make_locked(Change::Sysctl {
             key: key.to_owned(),
             before,
             after: value.to_owned(),
@@ -335,3 +353,6 @@ fn try_lock(path: &Path) -> Result<Option<Flock<File>>, JournalError> {
         Err((_, errno)) => Err(file_error(path)(errno.into())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,10 +224,8 @@ fn is_up(interface: &str) -> bool {
 fn keep_accepting_advertisements(journal: &Journal, downstream: &str) -> Result<(), JournalError> {
     for interface in machine::interface_names() {
         let key = format!("net/ipv6/conf/{interface}/accept_ra");
-        if ![downstream, "lo"].contains(&interface.as_str())
-            && host::sysctl(&key).as_deref() == Some("1")
-        {
-            journal.set(&key, "2")?;
+        if ![downstream, "lo"].contains(&interface.as_str()) {
+            journal.set_where(&key, |before| before == "1", "2")?;
         }
     }
     Ok(())
