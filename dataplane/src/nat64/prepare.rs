@@ -124,13 +124,14 @@ impl Nat64 {
             Side::V6 => self.prepare_v6(packet.bytes(), &mut place.v6),
             Side::V4 => self.prepare_v4(packet.bytes(), handed_off, &mut place.v4),
         };
-        let kind = match kind {
+        place.kind = match kind {
             // Workers take over a changed pool one after the other: until the last has, two may
             // each take the other for the owner, and the packet would go to and fro.
-            Ok(Kind::Elsewhere(_)) if handed_off => Err(DropReason::HandoffLoop.into()),
-            kind => kind,
-        };
-        place.kind = match kind {
+            Ok(Kind::Elsewhere(_)) if handed_off => {
+                let (verdict, hop) =
+                    self.refuse(packet, side, DropReason::HandoffLoop.into(), context);
+                Kind::Settled(verdict, hop)
+            }
             Ok(kind) => kind,
             Err(refusal) if side == Side::V6 && self.clear_suffix(packet, refusal) => {
                 return self.prepare_packet(packet, side, handed_off, place, context);
