@@ -158,7 +158,7 @@ fn upstream_here(dns64: &gate64_dns64::Config) -> Option<StartError> {
 }
 
 /// This machine's, in this network namespace.
-fn own_addresses() -> Vec<IpAddr> {
+pub fn own_addresses() -> Vec<IpAddr> {
     let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten();
     let ips = addresses.filter_map(|interface| {
         let address = interface.address?;
@@ -255,7 +255,68 @@ fn check_pools(config: &Config, report: &mut Report) -> bool {
         }
         warn_of_host_ports(report, pool, ports);
     }
+    if !is_missing {
+        check_addresses(config, report);
+    }
     is_missing
+}
+
+/// What interfaces' pools lack or have twice, and what the host loses to a pool.
+fn check_addresses(config: &Config, report: &mut Report) {
+    let mut refuse = |key: &str, message: String, help: &str| {
+        report.push(Problem {
+            severity: Severity::Error,
+            key: key.to_owned(),
+            message,
+            span: None,
+            help: Some(help.to_owned()),
+        });
+    };
+    let nat64 = match run::nat64_config(config) {
+        Ok(nat64) => nat64,
+        Err(failure) => {
+            let help = "accepted: pools that share no address";
+            return refuse("pool4", failure.to_string(), help);
+        }
+    };
+    for entry in &nat64.static_bib {
+        let ip = entry.v4.ip;
+        if !nat64.pool4.iter().any(|pool| pool.contains(ip)) {
+            let message = format!("{ip} is in no [[pool4]]");
+            let help = "accepted: an address of a prefix, or the one that a pool's interface has";
+            refuse("static.v4", message, help);
+        }
+    }
+    let own = own_addresses();
+    for pool in &config.pools {
+        if let Pool4Source::Prefix(prefix) = &pool.value {
+            warn_of_own(
+                report,
+                pool,
+                own.iter().copied().filter_map(|ip| match ip {
+                    IpAddr::V4(ip) => prefix.contains(ip).then_some(ip),
+                    IpAddr::V6(_) => None,
+                }),
+            );
+        }
+    }
+}
+
+/// The steering takes all packets to a pool's prefix from the host.
+fn warn_of_own<T>(report: &mut Report, pool: &Located<T>, own: impl Iterator<Item = Ipv4Addr>) {
+    for ip in own {
+        report.push(Problem {
+            severity: Severity::Warning,
+            key: pool.key.clone(),
+            message: format!(
+                "{ip} is an address of this host, which gets no packets to it any more: gate64 takes them"
+            ),
+            span: pool.span.clone(),
+            help: Some(format!(
+                "write exclude = [\"{ip}\"] if the host itself is reached by it"
+            )),
+        });
+    }
 }
 
 /// The first IPv4 address of an interface.

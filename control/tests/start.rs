@@ -447,6 +447,51 @@ fn what_does_not_fit_the_machine_is_named_by_check_and_run() {
     host.has_nothing_left("run");
 }
 
+/// Which addresses an interface has only the machine knows.
+#[test]
+fn pools_that_meet_the_addresses_of_the_host_are_named_by_check() {
+    let host = Host::up();
+    let config = host.config("run");
+    let text = fs::read_to_string(&config).unwrap();
+    let with = |pool: &str| {
+        let text = text.replace("prefix = \"198.51.100.0/28\"\n", pool);
+        fs::write(&config, text).unwrap();
+        let mut check = Command::new("ip");
+        check.args(["netns", "exec", &host.namespace]);
+        check.args([env!("CARGO_BIN_EXE_gate64"), "check", "--config", &config]);
+        let output = check.output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), errors)
+    };
+    const OWN: &str = "192.0.2.254 is an address of this host";
+    const TWICE: &str =
+        "192.0.2.254, the address of an interface that is a pool, is in 192.0.2.0/24 too";
+    let shared = "interface = \"f1\"\nports = \"1024-32000\"\n";
+    let prefix = "prefix = \"192.0.2.0/24\"\n";
+    let excluded = format!("{prefix}exclude = [\"192.0.2.254\"]\n");
+    let entry = |v4: &str| {
+        format!("[[static]]\nprotocol = \"tcp\"\nv6 = \"[2001:db8:1::9]:80\"\nv4 = \"{v4}:8080\"\n")
+    };
+    let (code, errors) = with(prefix);
+    assert!(code == Some(0) && errors.contains(OWN), "{errors}");
+    let (code, errors) = with(&format!("{prefix}[[pool4]]\n{shared}"));
+    assert!(code == Some(1) && errors.contains(TWICE), "{errors}");
+    for good in [
+        excluded.clone(),
+        format!("{excluded}[[pool4]]\n{shared}"),
+        format!("{shared}{}", entry("192.0.2.254")),
+    ] {
+        let (code, errors) = with(&good);
+        assert!(
+            code == Some(0) && !errors.contains("192.0.2.254"),
+            "{errors}"
+        );
+    }
+    let (code, errors) = with(&format!("{shared}{}", entry("203.0.113.77")));
+    let says = errors.contains("static.v4") && errors.contains("203.0.113.77 is in no [[pool4]]");
+    assert!(code == Some(1) && says, "{errors}");
+}
+
 #[test]
 fn a_wrong_configuration_is_3_and_touches_nothing() {
     let host = Host::up();

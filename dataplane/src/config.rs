@@ -121,6 +121,14 @@ pub struct Pool4Prefix {
     pub shared_with_host: bool,
 }
 
+impl Pool4Prefix {
+    /// Whether an address is of the prefix and not left out.
+    pub fn contains(&self, ip: Ipv4Addr) -> bool {
+        let differ = u32::from(ip) ^ u32::from(self.address);
+        differ.leading_zeros() >= u32::from(self.length) && !self.exclude.contains(&ip)
+    }
+}
+
 impl Default for Pool4Prefix {
     fn default() -> Pool4Prefix {
         Pool4Prefix {

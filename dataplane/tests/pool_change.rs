@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use gate64_dataplane::command::{Command, Event, TooManyJobs};
-use gate64_dataplane::config::{Nat64Config, Pool4Prefix};
+use gate64_dataplane::config::{Nat64Config, Pool4Prefix, StaticBib};
 use gate64_dataplane::counters;
 use gate64_dataplane::memory::HashKey;
 use gate64_dataplane::memory::hash::Rng;
 use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::nat64::pool4::PoolMap;
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
+use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use support::packets::{judged, udp4, udp6};
 use support::{Gateway, Outcome, SERVER, embedded};
 
@@ -216,7 +217,7 @@ fn a_removed_address_is_cut_and_its_subscribers_go_on_elsewhere() {
     assert_eq!(stranded, [(GOES, u32::try_from(gone.len()).unwrap())]);
     assert_eq!(bench.cut(GOES), gone.len() as u64);
     bench.check_unharmed();
-    let udp = gate64_wire::addr::Protocol::Udp;
+    let udp = Protocol::Udp;
     assert_eq!(bench.gateway.sessions(udp), 2 * stay.len() as u64);
     assert_eq!(bench.held_by_events(), i64::try_from(stay.len()).unwrap());
     for number in gone {
@@ -327,7 +328,7 @@ fn as_many_sessions_fit_after_a_cut_while_the_wheel_still_refers_to_the_old_ones
     bench.change(large_blocks(|pool| pool.exclude = vec![gone]));
     assert_eq!(bench.cut(gone), 2, "blocks");
     assert_ne!(bench.fill(MAPPINGS, |_| {}), gone);
-    let udp = gate64_wire::addr::Protocol::Udp;
+    let udp = Protocol::Udp;
     assert_eq!(bench.gateway.sessions(udp), sessions);
     bench.gateway.nat64.check_invariants();
     for _ in 0..3 {
@@ -508,4 +509,36 @@ fn excluded_ports_of_a_held_block_are_set_apart_when_they_are_free() {
     bench.change(one_block(None));
     assert_eq!(open_all(&mut bench, 5000).len(), 32);
     bench.gateway.nat64.check_invariants();
+}
+
+/// A static entry may lie outside the ports that are given out. When these grow over it, its port
+/// stays its own.
+#[test]
+fn ports_that_come_leave_static_entries_alone() {
+    let with = |ports| {
+        let mut config = config(|pool| {
+            pool.address = GOES;
+            pool.length = 32;
+            pool.ports = ports;
+        });
+        config.static_bib = (1024..1024 + 63)
+            .map(|port| StaticBib {
+                protocol: Protocol::Udp,
+                v6: TransportAddr6 { ip: host(99), port },
+                v4: TransportAddr4 { ip: GOES, port },
+            })
+            .collect();
+        config
+    };
+    let mut bench = Bench::empty(with(1088..=1151), 1000, false);
+    bench.change(with(1024..=1151));
+    for number in 0..2 {
+        let (_, port) = bench.open(number, SERVER).unwrap();
+        assert!(port >= 1024 + 63, "{port} is a static entry's");
+    }
+    for port in 1024..1024 + 63 {
+        let packet = udp4((SERVER, 9), (GOES, port), b"x");
+        let (_, client, _, to, _) = judged(&bench.gateway.v4(&packet));
+        assert_eq!((client, to), (IpAddr::V6(host(99)), port));
+    }
 }

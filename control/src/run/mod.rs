@@ -208,10 +208,27 @@ pub fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
             },
         });
     }
+    refuse_overlap(&pool4).map_err(Failure::Configuration)?;
     Ok(Nat64Config {
         pool4,
         ..config.nat64.clone()
     })
+}
+
+/// What an interface has may lie in a pool's prefix, which only the machine knows: the engine would give it out twice.
+fn refuse_overlap(pools: &[gate64_dataplane::config::Pool4Prefix]) -> Result<(), String> {
+    for (number, shared) in (0..).zip(pools).filter(|(_, pool)| pool.shared_with_host) {
+        let ip = shared.address;
+        let mut others = (0..).zip(pools).filter(|(other, _)| *other != number);
+        if let Some((_, other)) = others.find(|(_, other)| other.contains(ip)) {
+            let (address, length) = (other.address, other.length);
+            return Err(format!(
+                "pool4: {ip}, the address of an interface that is a pool, is in {address}/{length} too: write \
+                 exclude = [\"{ip}\"] there, or leave one of the two out"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn start_gateway(

@@ -2,7 +2,7 @@
 //! whether that may be, and the addresses that are being drained.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +62,8 @@ pub(super) struct PoolChange {
     pub stranded: Vec<(Ipv4Addr, u32)>,
     /// What happens to these.
     pub removal: PoolRemoval,
+    /// Held blocks by address to which no packet comes any more, whatever is to happen to others.
+    pub lost: Vec<(Ipv4Addr, u32)>,
     /// Whether what goes on is cut at some time.
     pub has_deadline: bool,
     /// Addresses that stay, with blocks in ports that go.
@@ -108,6 +110,13 @@ impl PoolChange {
             if !addresses.is_empty() {
                 lines.push(format!("pool4: {what}: {}", addresses_text(addresses)));
             }
+        }
+        if !self.lost.is_empty() {
+            lines.push(format!(
+                "pool4: {} are cut, since packets there are the host's from now on: {}",
+                blocks_text(&self.lost),
+                stranded_text(&self.lost)
+            ));
         }
         if self.stranded.is_empty() {
             return lines;
@@ -179,6 +188,11 @@ pub(super) fn plan(
     let held = held_beyond(state, &map)?;
     // What was taken from its pool before goes on as was said then.
     let stranded = added(&held, &held_beyond(state, &current)?, &current, &map);
+    let own = crate::machine::own_addresses();
+    let (lost, stranded) = stranded
+        .into_iter()
+        .partition(|(ip, _)| is_lost(*ip, &current, removal, &own));
+    let stranded: Vec<(Ipv4Addr, u32)> = stranded;
     if removal == PoolRemoval::Drain && !stranded.is_empty() {
         let old = super::nat64_config(&state.config.load()).map_err(|error| error.to_string())?;
         let old = translator.drains.with_removed(&old);
@@ -219,10 +233,18 @@ pub(super) fn plan(
         effective,
         map: Arc::new(map),
         stranded,
+        lost,
         removal,
         has_deadline: config.pool4_drain_deadline.is_some(),
         ports,
     })
+}
+
+/// Whether what an address loses can neither go on nor be waited for: of one that is shared with the host the host gets
+/// the packets at once, and one that the host no longer has gets none.
+fn is_lost(ip: Ipv4Addr, current: &PoolMap, removal: PoolRemoval, own: &[IpAddr]) -> bool {
+    let is_there = own.contains(&IpAddr::V4(ip));
+    !current.is_whole(ip) && (removal == PoolRemoval::Drain || !is_there)
 }
 
 /// What would be taken by `map` and was not by `current`: `now` is held beyond the one, `before` beyond the other.
@@ -339,15 +361,11 @@ fn held_beyond(state: &State, map: &PoolMap) -> Result<Vec<(Ipv4Addr, u32)>, Str
 
 /// Lets an address go on as it was, without new blocks.
 fn keep_draining(effective: &mut Nat64Config, old: &Nat64Config, ip: Ipv4Addr) {
-    let holds = |prefix: &&Pool4Prefix| {
-        let differ = u32::from(ip) ^ u32::from(prefix.address);
-        differ.leading_zeros() >= u32::from(prefix.length) && !prefix.exclude.contains(&ip)
-    };
-    let Some(before) = old.pool4.iter().find(holds) else {
+    let Some(before) = old.pool4.iter().find(|prefix| prefix.contains(ip)) else {
         return;
     };
     // A range of ports that became smaller: the rest of the address goes on (`PortsGone`).
-    if effective.pool4.iter().any(|prefix| holds(&prefix)) {
+    if effective.pool4.iter().any(|prefix| prefix.contains(ip)) {
         return;
     }
     effective.pool4.push(Pool4Prefix {

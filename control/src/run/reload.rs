@@ -177,8 +177,13 @@ fn reconfigure(
     for line in change.lines() {
         tracing::info!("{line}");
     }
-    if change.removal == PoolRemoval::Cut && !change.stranded.is_empty() {
-        let addresses: Vec<_> = change.stranded.iter().map(|(ip, _)| *ip).collect();
+    let stranded = match change.removal {
+        PoolRemoval::Cut => &change.stranded[..],
+        PoolRemoval::Drain | PoolRemoval::Refuse => &[],
+    };
+    let cut = stranded.iter().chain(&change.lost);
+    let addresses: Vec<_> = cut.map(|(ip, _)| *ip).collect();
+    if !addresses.is_empty() {
         pool_change::cut_or_owe(state, &translator.drains, &addresses);
     }
     Ok(())

@@ -166,8 +166,9 @@ impl Tables {
             return Err(StartError::Steering { reason });
         }
         for address in &pool.exclude {
+            // An interface's pool may stand for it already.
             let key = (32, address.octets());
-            self.pool4.insert(key, value(EXCLUDED));
+            self.pool4.entry(key).or_insert(value(EXCLUDED));
         }
         Ok(())
     }
@@ -466,6 +467,24 @@ mod tests {
         let tables = Tables::of(&config).unwrap();
         assert_eq!(tables.pool4[&(24, [192, 0, 2, 0])].kind, OURS);
         assert_eq!(tables.pool4[&(32, [192, 0, 2, 7])].kind, EXCLUDED);
+    }
+
+    #[test]
+    fn an_address_excluded_from_a_prefix_can_be_an_interfaces_pool() {
+        let shared = Pool4Prefix {
+            address: Ipv4Addr::new(192, 0, 2, 7),
+            exclude: Vec::new(),
+            ..pool(32, 1024, true)
+        };
+        let both = [pool(24, 1024, false), shared];
+        for pool4 in [both.to_vec(), both.into_iter().rev().collect()] {
+            let config = Nat64Config {
+                pool4,
+                ..Nat64Config::default()
+            };
+            let tables = Tables::of(&config).unwrap();
+            assert_eq!(tables.pool4[&(32, [192, 0, 2, 7])].kind, SHARED);
+        }
     }
 
     #[test]

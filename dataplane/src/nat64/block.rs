@@ -445,6 +445,11 @@ impl Blocks {
         }
     }
 
+    /// Forgets which ports were taken out for good; held blocks keep theirs.
+    pub fn unreserve(&mut self) {
+        self.reserved.clear();
+    }
+
     /// Frees a port; it rests. True if the block is empty now.
     pub fn free(&mut self, block: BlockId, protocol: Protocol, port: u16, now: Tick) -> bool {
         let Some((_, _, first)) = self.pool.block_start(block) else {

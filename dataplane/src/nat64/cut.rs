@@ -66,6 +66,8 @@ impl Nat64 {
         let before = std::mem::replace(&mut self.pool, Arc::clone(&pool));
         self.pool_changes = self.pool_changes.wrapping_add(1);
         self.blocks.adopt(pool, &self.ownership);
+        // Ports that come may be those of static entries, which lay outside of them.
+        self.reserve_static_ports();
         for slot in 0..self.pool.slot_count() {
             self.exclude_ports(slot, &before);
         }

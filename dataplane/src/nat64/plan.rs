@@ -308,15 +308,21 @@ pub(super) fn build(shared: &Shared, worker: WorkerId) -> Result<Nat64, ArenaErr
 }
 
 impl Nat64 {
-    /// Enters the configured BIB entries whose hosts this worker owns, and takes all configured
-    /// ports out of the dynamic ones.
-    fn add_static_entries(&mut self) {
-        let config = Arc::clone(&self.config);
-        for entry in &config.static_bib {
+    /// Takes the configured ports out of the dynamic ones of the pools in use.
+    pub(super) fn reserve_static_ports(&mut self) {
+        self.blocks.unreserve();
+        for entry in &self.config.static_bib {
             if let Some(block) = self.pool.block(entry.v4.ip, entry.v4.port) {
                 self.blocks.reserve(block, entry.protocol, entry.v4.port);
             }
         }
+    }
+
+    /// Enters the configured BIB entries whose hosts this worker owns, and takes all configured
+    /// ports out of the dynamic ones.
+    fn add_static_entries(&mut self) {
+        self.reserve_static_ports();
+        let config = Arc::clone(&self.config);
         for entry in &config.static_bib {
             let Some(slot) = self.pool.slot(entry.v4.ip) else {
                 continue;

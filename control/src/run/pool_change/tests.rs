@@ -28,6 +28,24 @@ fn a_cut_that_a_worker_does_not_take_is_told_with_its_reason() {
 }
 
 #[test]
+fn what_an_address_shared_with_the_host_loses_does_not_go_on() {
+    let own = [IpAddr::V4(IP)];
+    let gone = Ipv4Addr::new(192, 0, 2, 0);
+    for shared_with_host in [false, true] {
+        let mut nat64 = pool(1024..=65535);
+        nat64.pool4[0].shared_with_host = shared_with_host;
+        let map = PoolMap::new(&nat64, 1);
+        let is_lost = |ip, removal| is_lost(ip, &map, removal, &own);
+        assert_eq!(is_lost(IP, PoolRemoval::Drain), shared_with_host);
+        assert!(!is_lost(IP, PoolRemoval::Refuse), "that can be refused");
+        // The interface has another address now: nobody can help that.
+        for removal in [PoolRemoval::Drain, PoolRemoval::Refuse, PoolRemoval::Cut] {
+            assert_eq!(is_lost(gone, removal), shared_with_host);
+        }
+    }
+}
+
+#[test]
 fn what_was_not_cut_at_its_deadline_is_tried_again() {
     let drains = Drains::default();
     let ip = Ipv4Addr::new(192, 0, 2, 9);
