@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,8 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 const METRICS: &str = "[::1]:9464";
 const DNS: &str = "[::1]:5353";
+/// How long anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bound only to see that nothing else is: all of gate64's ports.
 const PORTS: [&str; 2] = [METRICS, DNS];
 
@@ -103,13 +106,23 @@ impl Host {
     fn has_nothing_left(&self, name: &str) {
         let socket = self.folder.join(format!("{name}.sock"));
         assert!(!socket.exists(), "{} is left", socket.display());
-        self.inside(|| {
-            for port in PORTS {
-                drop(TcpListener::bind(port).unwrap());
-            }
-            drop(UdpSocket::bind(DNS).unwrap());
-        });
+        self.ports_are_free();
         assert!(!self.ip("neigh show").contains("managed"));
+    }
+
+    /// Nobody has one of gate64's ports. A program that another test starts holds all sockets of
+    /// this process until it executes.
+    #[track_caller]
+    fn ports_are_free(&self) {
+        let end = Instant::now() + PATIENCE;
+        let is_free = || {
+            let tcp = PORTS.iter().all(|port| TcpListener::bind(port).is_ok());
+            tcp && UdpSocket::bind(DNS).is_ok()
+        };
+        while !self.inside(is_free) {
+            assert!(Instant::now() < end, "a port is still in use");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The number of the XDP program on an interface.
@@ -385,9 +398,11 @@ fn a_port_in_use_is_1_and_seen_before_an_interface_is_touched() {
     let taken = host.inside(|| TcpListener::bind(metrics).unwrap());
     fails(&["metrics", METRICS, "in use", "ss -lntp"]);
     drop(taken);
+    host.ports_are_free();
     let taken = host.inside(|| UdpSocket::bind(dns).unwrap());
     fails(&["DNS", DNS, "udp", "in use", "ss -lnp"]);
     drop(taken);
+    host.ports_are_free();
     let taken = host.inside(|| TcpListener::bind(dns).unwrap());
     fails(&["DNS", DNS, "tcp", "in use"]);
     drop(taken);

@@ -2,6 +2,7 @@
 """How `make bench-peers` ends when it cannot measure: a program that does not run, a peer that answers nothing, and SIGTERM. It
 prints no table then, and leaves no namespace behind. Usage: test_bench_peers.py GATE64, as root."""
 
+import contextlib
 import pathlib
 import shutil
 import signal
@@ -12,7 +13,7 @@ import time
 
 sys.dont_write_bytecode = True
 
-from interoperation.network import Failed  # noqa: E402
+from interoperation.network import Failed, wait_until  # noqa: E402
 
 BENCH = pathlib.Path(__file__).with_name("bench_peers.py")
 
@@ -21,13 +22,26 @@ def start(program):
     return subprocess.Popen([BENCH, program, "--rounds", "1"], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def namespaces(running):
+    lines = subprocess.run(["ip", "netns", "list"], text=True, capture_output=True).stdout.splitlines()
+    return [line for line in lines if line.split()[0].endswith(f"-{running.pid}")]
+
+
+def runs(running, word):
+    """Whether a program with that word in its command line runs in one of them."""
+    for name in namespaces(running):
+        for pid in subprocess.run(["ip", "netns", "pids", name.split()[0]], text=True, capture_output=True).stdout.split():
+            with contextlib.suppress(OSError):
+                if word in pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                    return True
+    return False
+
+
 def ended(running, *parts):
-    said, errors = running.communicate(timeout=60)
+    said, errors = running.communicate(timeout=120)
     if running.returncode != 1 or said or not all(part in errors for part in parts):
         raise Failed(f"ends with {running.returncode}, prints {said!r} and says {errors.strip()!r} instead of {parts}")
-    left = [line for line in subprocess.run(["ip", "netns", "list"], text=True, capture_output=True).stdout.splitlines()
-            if line.split()[0].endswith(f"-{running.pid}")]
-    if left:
+    if left := namespaces(running):
         raise Failed(f"leaves {left} behind")
     return errors.strip().splitlines()[-1]
 
@@ -51,7 +65,7 @@ def silent(gate64, work):
 
 def terminated(gate64, work):
     running = start(gate64)
-    time.sleep(4)
+    wait_until("the null forwarder runs", lambda: runs(running, "forward"))
     running.send_signal(signal.SIGTERM)
     return ended(running, "interrupted by SIGTERM after 0 whole rounds")
 

@@ -17,7 +17,7 @@ import urllib.request
 NAMESPACE = f"g64-dns-clients-{os.getpid()}"
 IN_NAMESPACE = ["ip", "netns", "exec", NAMESPACE]
 NSD, GATEWAY = "127.0.0.2", "127.0.0.1"
-LIMIT = 30  # seconds for each step
+LIMIT = 60  # seconds for each step
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
 ZONE = """$TTL 300
@@ -110,7 +110,7 @@ def wait_for(what, is_so):
 
 
 def dig(*words, server=GATEWAY):
-    return inside("dig", f"@{server}", "+time=5", "+tries=2", *words, accepted=(0, 9))
+    return inside("dig", f"@{server}", "+time=10", "+tries=2", *words, accepted=(0, 9))
 
 
 def short(*words):

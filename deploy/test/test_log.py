@@ -205,7 +205,7 @@ def a_live_connection(net):
     mapped = net.ask(1)
     check(mapped, "does not translate")
     began = time.monotonic()
-    wait_until("the holder", lambda: net.holders(mapped + "/udp") == [subscriber(1)], 3)
+    wait_until("the holder", lambda: net.holders(mapped + "/udp") == [subscriber(1)])
     took = time.monotonic() - began
     address, port = mapped.split(":")
     [had] = net.lookup("2001:db8:1:1::2")["holders"]
@@ -241,13 +241,15 @@ def a_full_disk(net):
         check("free some space there" in net.said(), "does not say what to do")
         # Who got a block just before is answered on: each try is a new subscriber's.
         fresh = itertools.count(0x2000)
-        wait_until("it refuses", lambda: net.ask(next(fresh), 0.2) == "")
+
+        def refuses():
+            net.ask(next(fresh), 0.2)
+            return sum(value for name, value in net.metrics().items() if 'reason="log_failing"' in name and "drops" in name)
+
+        refused = wait_until("it counts packets that were refused for it", refuses)
         check(net.ask(4, 0.2) == "", "hands out blocks that nobody can look up")
         check(net.ask(1), "a session from before is cut")
-        metrics = net.metrics()
-        check(metrics['gate64_log_sink_up{sink="journal"}'] == 0, "the journal is said to be up")
-        refused = sum(value for name, value in metrics.items() if 'reason="log_failing"' in name and "drops" in name)
-        check(refused > 0, "counts no packet that was refused for it")
+        check(net.metrics()['gate64_log_sink_up{sink="journal"}'] == 0, "the journal is said to be up")
     filling.unlink()
     began = time.monotonic()
     wait_until("it is ready", lambda: net.ready()[0] == "200")
@@ -256,7 +258,7 @@ def a_full_disk(net):
     check(net.holders("2001:db8:1:1000::/64") == [subscriber(0x1000)], "does not know who got a block while the disk was full")
     for number in (1, 4):
         mapped = net.ask(number)
-        wait_until(f"the holder of {mapped}", lambda: net.holders(mapped) == [subscriber(number)], 3)
+        wait_until(f"the holder of {mapped}", lambda: net.holders(mapped) == [subscriber(number)])
     said = net.said()
     check(said.count("No space left on device") == 1, "does not say it once")
     check("the journal is written again" in said and "port blocks are handed out" in said, "does not say that all is well")
@@ -282,26 +284,33 @@ def losses_are_counted(net):
     before = net.metrics()
     rotated = lambda: sorted(net.work.glob("other.json*"))
     written = lambda: collections.Counter(line["event"] for path in rotated() for line in net.lines(path.name))
-    net.flood(0x100, FLOOD_SUBSCRIBERS, FLOOD_SESSIONS)
     created = lambda metrics: sum(value for name, value in metrics.items() if name.startswith("gate64_sessions_created_total"))
     sink = lambda metrics, what, name: metrics[f'gate64_log_sink_records_{what}{{sink="{name}"}}']
     good, dead = f"json {net.work}/other.json", "syslog tcp://127.0.0.1:9"
 
-    def is_quiet():
-        metrics = net.metrics()
-        return metrics if sink(metrics, "waiting", good) == 0 and sink(metrics, "waiting", "journal") == 0 else None
-
-    time.sleep(1)
-    metrics = wait_until("everything is written", is_quiet)
-    in_rings = metrics["gate64_log_events_lost_total"]
-    file = written()
-    made = created(metrics)
-    wanted = FLOOD_SUBSCRIBERS * FLOOD_SESSIONS
-    check(made - created(before) > wanted * 0.9, f"made only {made - created(before):.0f} of {wanted} sessions")
+    # A worker that does not get its turn on a busy machine loses packets.
+    wanted = FLOOD_SUBSCRIBERS * FLOOD_SESSIONS * 0.9
+    for first in (0x100, 0x200, 0x300, 0x400):
+        net.flood(first, FLOOD_SUBSCRIBERS, FLOOD_SESSIONS)
+        if created(net.metrics()) - created(before) > wanted:
+            break
     # Those of the first sink's time are in its files.
     earlier = sum(line["event"] == "session_created" for name in ("events.json-20261123", "events.json") for line in net.lines(name))
-    check(made == earlier + file["session_created"] + in_rings,
-          f"{made:.0f} sessions, {earlier + file['session_created']} written and {in_rings:.0f} events lost in rings")
+    found = {}
+
+    def is_written():
+        metrics = net.metrics()
+        if sink(metrics, "waiting", good) == 0 and sink(metrics, "waiting", "journal") == 0:
+            found.update(metrics=metrics, made=created(metrics), written=earlier + written()["session_created"],
+                         in_rings=metrics["gate64_log_events_lost_total"])
+            return found["made"] == found["written"] + found["in_rings"]
+
+    try:
+        wait_until("everything is written", is_written)
+    except Failed as fault:
+        raise Failed(f"{fault}: {found}") from None
+    metrics, made = found["metrics"], found["made"]
+    check(made - created(before) > wanted, f"made only {made - created(before):.0f} sessions")
     taken, lost, waiting = (sink(metrics, what, dead) for what in ("total", "lost_total", "waiting"))
     both = sink(metrics, "total", good)
     check(lost > 0, "loses nothing for a collector that is not there")

@@ -20,7 +20,7 @@ NAMESPACE = f"g64-service-{os.getpid()}"
 IN_NAMESPACE = ["ip", "netns", "exec", NAMESPACE]
 NOBODY = 65534
 METRICS = "http://[::1]:9464"
-LIMIT = 30  # seconds for each step
+LIMIT = 60  # seconds for each step
 
 CONFIGURATION = """
 [dataplane]
@@ -89,7 +89,7 @@ def wait_notified(notify, wanted, seconds=LIMIT):
 
 
 def status_of(path):
-    answer = subprocess.run([*IN_NAMESPACE, "curl", "-s", "-o", "/dev/null", "--max-time", "5", "-w", "%{http_code}", METRICS + path],
+    answer = subprocess.run([*IN_NAMESPACE, "curl", "-s", "-o", "/dev/null", "--max-time", "20", "-w", "%{http_code}", METRICS + path],
                             stdout=subprocess.PIPE, text=True)
     return answer.stdout
 

@@ -76,9 +76,11 @@ def interrupted(net):
              "--responder-via", "198.51.100.1"]
     # `ip netns exec` becomes the program, so the signal reaches it.
     program = subprocess.Popen(net.command("tester", *words), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(3)
+    first = program.stderr.readline()
+    if "throughput" not in first:
+        raise Failed(f"measures nothing: {first}{program.stderr.read()}")
     program.send_signal(signal.SIGINT)
-    said, errors = program.communicate(timeout=20)
+    said, errors = program.communicate(timeout=60)
     if program.returncode != 1 or "INTERRUPTED" not in said or "not complete" not in errors:
         raise Failed(f"ends with {program.returncode}: {said} {errors}")
     return "INTERRUPTED, exit code 1"
@@ -106,7 +108,7 @@ def absent(net):
     net.ip("device", "link set lan down")
     # The kernel may still know the neighbour of the checks before.
     net.ip("tester", "neighbour flush dev i0")
-    code, said, errors = net.tester("nat64", "rfc8219", *SMALL, *SESSIONS, seconds=30)
+    code, said, errors = net.tester("nat64", "rfc8219", *SMALL, *SESSIONS)
     net.ip("device", "link set lan up")
     expect(code, said, errors, 5, "2001:db8:1::1 on i0")
     return errors.strip().splitlines()[-1]

@@ -7,7 +7,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::programs::{Tree, ZONES, is_bogus, patient};
+use common::programs::{Tree, ZONES, is_bogus};
 use common::*;
 use gate64_dns64::{Dnssec, Protocol, Upstream};
 use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC, RRSIG};
@@ -21,7 +21,6 @@ async fn validating(tree: &Tree, upstream: SocketAddr) -> Bench {
         config.upstream = vec![Upstream::plain(Protocol::Udp, upstream)];
         config.dnssec = Dnssec::Validate;
         config.trust_anchors = vec![anchor];
-        config.timeouts = patient();
     })
     .await
 }

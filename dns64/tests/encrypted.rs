@@ -240,14 +240,14 @@ async fn a_question_under_way_keeps_its_connection_and_an_idle_one_ends() {
     let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
     let bench = Bench::with(|config| {
         config.encrypted = Some(settings);
-        config.timeouts.tcp_idle = Duration::from_secs(1);
-        config.timeouts.attempt = Duration::from_secs(4);
-        config.timeouts.query = Duration::from_secs(4);
+        config.timeouts.tcp_idle = Duration::from_secs(2);
+        config.timeouts.attempt = Duration::from_secs(12);
+        config.timeouts.query = Duration::from_secs(12);
     })
     .await;
     let slow = Script {
         answers: vec![a("www.example.com.", 300, A1)],
-        delay: Duration::from_millis(2500),
+        delay: Duration::from_secs(4),
         ..Script::default()
     };
     bench

@@ -78,6 +78,7 @@ async fn a_dead_upstream_under_20_000_queries_takes_bounded_sockets_and_question
     let bench = Bench::with(|config| {
         config.limits.upstream_in_flight_max = IN_FLIGHT;
         config.limits.cache_octets_max = 1 << 20;
+        config.timeouts = impatient();
     })
     .await;
     bench
@@ -195,16 +196,16 @@ fn resident() -> u64 {
     kib << 10
 }
 
-/// What a client does while others flood the server: it asks once a second until it is answered,
-/// as resolvers of hosts do. `None` after five times.
+/// What a client does while others flood the server: it asks again and again until it is answered,
+/// as resolvers of hosts do. `None` after ten times.
 async fn asks_patiently(server: SocketAddr, owner: &str) -> Option<(Message, usize)> {
     let socket = UdpSocket::bind("127.0.98.1:0").await.unwrap();
     socket.connect(server).await.unwrap();
     let query = question(owner, RecordType::AAAA, PLAIN).to_vec().unwrap();
     let mut octets = vec![0; 2048];
-    for sent in 1..=5 {
+    for sent in 1..=10 {
         socket.send(&query).await.unwrap();
-        let answer = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut octets));
+        let answer = tokio::time::timeout(Duration::from_secs(2), socket.recv(&mut octets));
         if let Ok(len) = answer.await {
             return Some((Message::from_vec(&octets[..len.unwrap()]).unwrap(), sent));
         }

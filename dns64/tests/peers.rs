@@ -7,7 +7,7 @@ mod common;
 use std::net::IpAddr;
 use std::process::Command;
 
-use common::programs::{Peer, Scratch, patient};
+use common::programs::{Peer, Scratch};
 use common::*;
 use gate64_dns64::{Protocol, Upstream};
 use hickory_proto::op::ResponseCode;
@@ -78,7 +78,6 @@ async fn unbound_is_asked_over_tls_and_https_and_has_to_be_who_it_says() {
         let bench = Bench::with(|config| {
             config.upstream = vec![upstream];
             config.upstream_ca = Some(scratch.0.join(ca));
-            config.timeouts = patient();
         })
         .await;
         let questions = ["v4.test.", "both.test.", "none.test."];

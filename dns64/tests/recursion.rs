@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::programs::{Tree, ZONES, is_bogus, patient};
+use common::programs::{Tree, ZONES, is_bogus};
 use common::*;
 use gate64_dns64::{Dnssec, Recursive};
 use hickory_proto::op::ResponseCode;
@@ -30,7 +30,6 @@ async fn names_are_found_from_the_root_down() {
             });
             config.dnssec = dnssec;
             config.trust_anchors = vec![anchor];
-            config.timeouts = patient();
         })
         .await;
         let validates = dnssec == Dnssec::Validate;
@@ -76,7 +75,6 @@ async fn names_are_found_from_the_root_down() {
             root_hints: vec![root],
             servers_allowed: Vec::new(),
         });
-        config.timeouts = patient();
     })
     .await;
     let response = bench.ask("v4.sec.test.", RecordType::A).await;

@@ -107,7 +107,7 @@ async fn section_5_1_2_failure_of_both_questions_is_a_failure() {
 
 #[tokio::test]
 async fn section_5_1_3_no_answer_for_aaaa_counts_as_empty() {
-    let bench = Bench::start().await;
+    let bench = Bench::with(|config| config.timeouts = impatient()).await;
     bench
         .upstream
         .on("slow.test.", RecordType::AAAA, Reply::Silence)

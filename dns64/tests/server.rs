@@ -13,6 +13,7 @@ use common::*;
 use gate64_dns64::{Protocol, Server, StartError};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::RecordType;
+use tokio::sync::Semaphore;
 
 /// Enough records to overflow a datagram of 1232 octets.
 fn many(owner: &str) -> Reply {
@@ -136,21 +137,30 @@ async fn rfc9520_failures_are_kept_for_a_short_time() {
     assert_eq!(bench.upstream.asked().len(), 2);
 }
 
+fn merged(bench: &Bench) -> u64 {
+    bench.server.metrics().merged.load(Ordering::Relaxed)
+}
+
 #[tokio::test]
 async fn equal_questions_are_asked_once() {
     let bench = Bench::start().await;
+    let held = Arc::new(Semaphore::new(0));
     let slow = Script {
         answers: vec![a("slow.test.", 300, "192.0.2.1")],
-        delay: Duration::from_millis(150),
+        held: Some(held.clone()),
         ..Script::default()
     };
     bench.upstream.on("slow.test.", RecordType::A, slow.reply());
     let asked = (0..20).map(|_| bench.ask("slow.test.", RecordType::A));
-    for response in futures_util::future::join_all(asked).await {
+    let all_wait = async {
+        wait_for(|| merged(&bench) == 19).await;
+        held.close();
+    };
+    let (responses, ()) = tokio::join!(futures_util::future::join_all(asked), all_wait);
+    for response in responses {
         assert_eq!(response.answers.len(), 1);
     }
     assert_eq!(bench.upstream.asked().len(), 1);
-    assert_eq!(bench.server.metrics().merged.load(Ordering::Relaxed), 19);
 }
 
 #[tokio::test]
@@ -179,26 +189,38 @@ async fn a_panic_costs_its_question_an_answer_and_others_nothing() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_takes_nobodys_answer_with_it() {
-    const LATE: Duration = Duration::from_millis(150);
     let bench = Bench::start().await;
+    let metrics = bench.server.metrics();
     for owner in ["joined.test.", "alone.test."] {
+        let held = Arc::new(Semaphore::new(0));
         let slow = Script {
             answers: vec![aaaa(owner, 300, "2001:db8::1")],
-            delay: LATE,
+            held: Some(held.clone()),
             ..Script::default()
         };
         bench.upstream.on(owner, RecordType::AAAA, slow.reply());
-        let gone = tokio::time::timeout(LATE / 3, bench.server.explain(owner, None));
-        assert!(gone.await.is_err());
-        if owner == "alone.test." {
-            // Nobody waits when the answer comes.
-            tokio::time::sleep(LATE).await;
+        tokio::select! {
+            _ = bench.server.explain(owner, None) => panic!("an answer, though none was given"),
+            () = wait_for(|| bench.upstream.asked_about(owner, RecordType::AAAA) == 1) => {}
         }
-        assert_eq!(bench.aaaa(owner).await.len(), 1);
+        let is_waited_for = owner == "joined.test.";
+        if !is_waited_for {
+            // Nobody waits when the answer comes.
+            held.close();
+            wait_for(|| metrics.upstream_in_flight.load(Ordering::Relaxed) == 0).await;
+        }
+        let released = async {
+            if is_waited_for {
+                wait_for(|| merged(&bench) == 1).await;
+                held.close();
+            }
+        };
+        let (found, ()) = tokio::join!(bench.aaaa(owner), released);
+        assert_eq!(found.len(), 1);
         assert_eq!(bench.upstream.asked_about(owner, RecordType::AAAA), 1);
     }
-    assert_eq!(bench.server.metrics().merged.load(Ordering::Relaxed), 1);
-    assert_eq!(bench.server.metrics().cache_hits.load(Ordering::Relaxed), 1);
+    assert_eq!(merged(&bench), 1);
+    assert_eq!(metrics.cache_hits.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
@@ -254,7 +276,11 @@ async fn a_dead_upstream_is_passed_over_and_comes_back() {
 
 #[tokio::test]
 async fn questions_at_a_dead_upstream_are_bounded_and_the_rest_is_answered() {
-    let bench = Bench::with(|config| config.limits.upstream_in_flight_max = 8).await;
+    let bench = Bench::with(|config| {
+        config.limits.upstream_in_flight_max = 8;
+        config.timeouts = impatient();
+    })
+    .await;
     for n in 0..30 {
         bench
             .upstream
@@ -279,7 +305,7 @@ async fn questions_at_a_dead_upstream_are_bounded_and_the_rest_is_answered() {
 
 #[tokio::test]
 async fn an_upstream_that_lies_is_not_believed() {
-    let bench = Bench::start().await;
+    let bench = Bench::with(|config| config.timeouts = impatient()).await;
     let wrong_id = Script {
         answers: vec![aaaa("id.test.", 300, "2001:db8::1")],
         wrong_id_first: true,

@@ -7,7 +7,7 @@ mod collector;
 
 use std::time::Duration;
 
-use collector::{Collector, Scene, free_port, wait_for};
+use collector::{Collector, Scene, own_addr, wait_for};
 use gate64_log::config::{SinkKind, Target};
 use gate64_log::{BlockAction, EventKind, SessionAction, What};
 use serde_json::Value;
@@ -23,28 +23,19 @@ fn ipfix() -> SinkKind {
 /// nfcapd 1.7 stores sessions whole, and drops the port ranges of block events.
 #[tokio::test(flavor = "multi_thread")]
 async fn nfcapd_gets_every_session() {
-    let port = free_port();
+    let addr = own_addr();
     let place = tempfile::tempdir().unwrap();
     let flows = place.path().join("flows");
     std::fs::create_dir(&flows).unwrap();
     let directory = flows.to_str().unwrap();
-    let port_text = port.to_string();
-    let arguments = [
-        "-b",
-        "127.0.0.1",
-        "-p",
-        &port_text,
-        "-w",
-        directory,
-        "-t",
-        "3600",
-    ];
+    let (ip, port) = (addr.ip().to_string(), addr.port().to_string());
+    let arguments = ["-b", &ip, "-p", &port, "-w", directory, "-t", "3600"];
     let nfcapd = Collector::start("nfcapd", &arguments, place.path()).await;
-    collector::wait_for_udp(port).await;
+    collector::wait_for_udp(addr).await;
     let scene = Scene::new(120);
-    let target = Target::Udp(([127, 0, 0, 1], port).into());
+    let target = Target::Udp(addr.into());
     scene.send(ipfix(), target, &[EventKind::Session]).await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    collector::wait_until_read(addr).await;
     nfcapd.stop().await;
 
     let text = collector::output("nfdump", &["-o", "json", "-R", directory]).await;
@@ -92,12 +83,13 @@ fn nfdump_line(flow: &Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nfacctd_gets_every_session() {
-    let port = free_port();
+    let addr = own_addr();
+    let (ip, port) = (addr.ip(), addr.port());
     let place = tempfile::tempdir().unwrap();
     let path = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
     let out = path("flows");
     let configuration = format!(
-        "daemonize: false\nnfacctd_ip: 127.0.0.1\nnfacctd_port: {port}\nplugins: print\n\
+        "daemonize: false\nnfacctd_ip: {ip}\nnfacctd_port: {port}\nplugins: print\n\
          aggregate: src_host, dst_host, src_port, dst_port, post_nat_src_host, post_nat_dst_host, \
          post_nat_src_port, post_nat_dst_port, nat_event, proto\n\
          print_output: json\nprint_output_file: {out}\nprint_refresh_time: 1\n\
@@ -105,9 +97,9 @@ async fn nfacctd_gets_every_session() {
     );
     std::fs::write(path("nfacctd.conf"), configuration).unwrap();
     let nfacctd = Collector::start("nfacctd", &["-f", &path("nfacctd.conf")], place.path()).await;
-    collector::wait_for_udp(port).await;
+    collector::wait_for_udp(addr).await;
     let scene = Scene::new(60);
-    let target = Target::Udp(([127, 0, 0, 1], port).into());
+    let target = Target::Udp(addr.into());
     scene.send(ipfix(), target, &[EventKind::Session]).await;
     let expected = {
         let mut lines = scene.lines(|what| match what {
@@ -229,8 +221,7 @@ fn tshark_line(row: &collector::Row) -> Option<String> {
 async fn rsyslogd_gets_every_record_over_udp_tcp_and_tls() {
     for over in ["udp", "tcp", "tls"] {
         let place = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let (rsyslogd, target) = collector::rsyslogd(over, port, place.path()).await;
+        let (rsyslogd, target) = collector::rsyslogd(over, own_addr(), place.path()).await;
         let scene = Scene::new(50);
         scene
             .send(SinkKind::Syslog { facility: 16 }, target, &ALL)

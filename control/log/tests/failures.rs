@@ -2,7 +2,7 @@
 //! there. Each is said in one sentence, and heals by itself.
 #![allow(missing_docs)]
 
-use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -165,6 +165,12 @@ fn a_read_only_journal_is_said() {
     journal.join();
 }
 
+/// A loopback address of this run, with a port that the kernel gives to nobody.
+fn nobodys_addr(number: u8) -> SocketAddr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, high | 128, low, number), 5141))
+}
+
 fn sink(bus: &Bus, kind: SinkKind, target: Target) -> Sink {
     let config = SinkConfig {
         kind,
@@ -177,9 +183,7 @@ fn sink(bus: &Bus, kind: SinkKind, target: Target) -> Sink {
 /// What was told while nobody listened arrives when somebody does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_not_there_gets_everything_when_it_comes() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap();
-    drop(free);
+    let addr = nobodys_addr(1);
     let bus = Bus::new(0);
     let sink = sink(&bus, SinkKind::Syslog { facility: 16 }, Target::Tcp(addr));
     for number in 0..100 {
@@ -206,9 +210,7 @@ async fn a_collector_that_is_not_there_gets_everything_when_it_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_datagram_and_a_full_queue_are_said_and_counted() {
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let addr = free.local_addr().unwrap();
-    drop(free);
+    let addr = nobodys_addr(2);
     let bus = Bus::new(0);
     let resend = Duration::from_secs(60);
     let sink = sink(&bus, SinkKind::Ipfix { resend }, Target::Udp(addr));

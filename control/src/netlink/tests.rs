@@ -12,7 +12,7 @@ use gate64_dataplane::route::{Lookup, NextHop, PortId, RouteSnapshot};
 
 use super::{NetlinkError, PortSpec, Router};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 const UP: PortId = PortId(0);
 const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 

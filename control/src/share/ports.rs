@@ -204,9 +204,25 @@ mod tests {
         assert_eq!(ranges[0], 64_936..=65_535, "where files are few");
     }
 
+    /// In a network namespace of this thread's own: nobody else has a port there.
+    fn alone(test: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let up = ["link", "set", "lo", "up"];
+            let status = std::process::Command::new("ip").args(up).status();
+            assert!(status.unwrap().success());
+            test();
+        });
+        thread.join().unwrap();
+    }
+
     #[test]
     fn what_is_used_is_left_and_what_is_held_cannot_be_had() {
-        let loopback = Ipv4Addr::new(127, 77, 0, 1);
+        alone(used_and_held);
+    }
+
+    fn used_and_held() {
+        let loopback = Ipv4Addr::LOCALHOST;
         let used = std::net::UdpSocket::bind((loopback, 20_100)).unwrap();
         let held = HeldPorts::take(loopback, Some(&(20_000..=21_000))).unwrap();
         assert_eq!(held.range(), 20_101..=21_000);
@@ -214,7 +230,12 @@ mod tests {
         std::net::TcpListener::bind((loopback, 20_500)).unwrap_err();
         std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 21_000)).unwrap_err();
         drop(held);
-        std::net::TcpListener::bind((loopback, 20_500)).unwrap();
+        // A program that another test starts holds all of this process's sockets until it executes.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while std::net::TcpListener::bind((loopback, 20_500)).is_err() {
+            assert!(std::time::Instant::now() < end, "the ports are still held");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         drop(used);
     }
 

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// How long a test waits for what takes no time on a machine that does nothing else.
+pub const SOON: Duration = Duration::from_secs(30);
+
 /// Three namespaces, a - f - b: `a0`-`f0` and `f1`-`b0`. Removed when dropped.
 pub struct Net {
     pub a: String,
@@ -156,6 +159,16 @@ impl Net {
         String::from_utf8_lossy(&output.stdout).contains("prog/xdp")
     }
 
+    /// Whether `f0` comes to be without an XDP program. A program that another test starts holds all
+    /// of this process's descriptors, the link's too, until it executes.
+    pub fn loses_program(&self) -> bool {
+        let end = Instant::now() + SOON;
+        while self.has_program() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        !self.has_program()
+    }
+
     /// Runs a function in a namespace, on a thread of its own.
     pub fn within<T: Send>(ns: &str, work: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {
@@ -264,9 +277,9 @@ impl RawLink {
         Some(buffer)
     }
 
-    /// The next frame that a test takes for its own, within five seconds.
+    /// The next frame that a test takes for its own, if it comes soon.
     pub fn receive_where(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + SOON;
         while Instant::now() < end {
             if let Some(frame) = self.receive(Duration::from_millis(50))
                 && wanted(&frame)

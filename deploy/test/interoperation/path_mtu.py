@@ -50,7 +50,7 @@ def udp(net, way, fits):
     with standing_in(net[way.receiver]):
         there = socket.socket(way.family_there, socket.SOCK_DGRAM)
         there.bind((way.bind, way.port_udp))
-        there.settimeout(5)
+        there.settimeout(20)
     with standing_in(net[way.sender]):
         here = socket.socket(way.family, socket.SOCK_DGRAM)
     if way.family == socket.AF_INET6:
@@ -66,12 +66,12 @@ def udp(net, way, fits):
             sent(here, bytes((mtu := learned(net, way)) - way.header - 8))
             return mtu == fits
         try:
-            wait_until("", found, 5)
+            wait_until("", found)
         except Failed:
             raise Failed(f"the sender learned {learned(net, way)} instead of {fits}") from None
         payload = TRANSFER[:fits - way.header - 8]
         # The errors of earlier datagrams may still be on their way.
-        wait_until(f"the sender's kernel takes what fits {fits}", lambda: sent(here, payload), 2)
+        wait_until(f"the sender's kernel takes what fits {fits}", lambda: sent(here, payload))
         try:
             received = there.recv(WIDE)
         except TimeoutError:

@@ -8,7 +8,7 @@ from scapy.all import IP, TCP, Ether, IPv6, Raw
 from .network import Failed, standing_in
 from .topology import POOL, SCAPY4, SCAPY6, SCAPY6_OTHER, STATIC_PORT, STATIC_PORT_OTHER, in_prefix
 
-WAIT = 5
+WAIT = 30
 ETH_P_ALL = 3
 
 

@@ -22,7 +22,7 @@ pub use records::*;
 pub use scripted::*;
 
 /// How long a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A loopback address that no other test of this or another run uses at this time.
 pub fn own_addr() -> SocketAddr {
@@ -105,18 +105,32 @@ pub struct Bench {
     pub ready: Arc<AtomicBool>,
 }
 
-/// The well-known prefix in front of documentation addresses, short timeouts, one upstream.
+/// For tests that wait until an upstream that says nothing is given up.
+pub fn impatient() -> Timeouts {
+    Timeouts {
+        attempt: Duration::from_millis(300),
+        query: Duration::from_millis(900),
+        ..Timeouts::default()
+    }
+}
+
+/// Beside a busy build an upstream that answers at once may take its time.
+pub fn patient() -> Timeouts {
+    Timeouts {
+        attempt: Duration::from_secs(4),
+        query: Duration::from_secs(8),
+        ..Timeouts::default()
+    }
+}
+
+/// The well-known prefix in front of documentation addresses, one upstream.
 pub fn config(upstream: &ScriptedUpstream) -> Config {
     Config {
         listen: vec![own_addr()],
         upstream: vec![upstream.upstream(Protocol::Udp)],
         pref64: vec!["64:ff9b::/96".parse().unwrap()],
         wkp_strict: false,
-        timeouts: Timeouts {
-            attempt: Duration::from_millis(300),
-            query: Duration::from_millis(900),
-            ..Timeouts::default()
-        },
+        timeouts: patient(),
         ..Config::default()
     }
 }

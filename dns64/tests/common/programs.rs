@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use gate64_dns64::Timeouts;
 use hickory_proto::op::{Message, ResponseCode};
 
 use super::{extended_errors, own_addr};
@@ -87,15 +86,6 @@ impl Drop for Peer {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Programs beside a busy build take their time.
-pub fn patient() -> Timeouts {
-    Timeouts {
-        attempt: Duration::from_secs(4),
-        query: Duration::from_secs(8),
-        ..Timeouts::default()
     }
 }
 

@@ -10,6 +10,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{Name, Record, RecordType};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 
 use super::records::{a, aaaa, name, soa};
 use super::{exchange_udp, own_addr, read_message, write_message};
@@ -38,6 +39,8 @@ pub struct Script {
     /// Over UDP only: an empty answer with TC.
     pub truncated_over_udp: bool,
     pub delay: Duration,
+    /// Nothing is answered before this is closed.
+    pub held: Option<Arc<Semaphore>>,
     /// First a response with another id, over UDP.
     pub wrong_id_first: bool,
     /// Answers another question.
@@ -51,6 +54,13 @@ pub struct Script {
 impl Script {
     pub fn reply(self) -> Reply {
         Reply::Answer(Box::new(self))
+    }
+
+    async fn wait(&self) {
+        if let Some(held) = &self.held {
+            let _ = held.acquire().await;
+        }
+        tokio::time::sleep(self.delay).await;
     }
 }
 
@@ -264,7 +274,7 @@ async fn reply_udp(socket: &UdpSocket, client: SocketAddr, query: &Message, repl
             .unwrap();
         return;
     }
-    tokio::time::sleep(script.delay).await;
+    script.wait().await;
     if script.wrong_id_first {
         lie.metadata.id ^= 1;
         socket
@@ -293,7 +303,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
         let writer = writer.clone();
         replies.spawn(async move {
             if let Reply::Answer(script) = reply {
-                tokio::time::sleep(script.delay).await;
+                script.wait().await;
                 let response = respond(&query, &script, Protocol::Tcp);
                 write_message(&mut *writer.lock().await, &response).await;
             }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use gate64_log::config::{SinkConfig, SinkKind, Target};
@@ -21,10 +22,13 @@ use tokio::process::{Child, Command};
 /// How long anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A port of loopback that nobody uses now.
-pub fn free_port() -> u16 {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
+/// A loopback address that no other test of this or another run uses, with a port that the kernel
+/// gives to nobody.
+pub fn own_addr() -> SocketAddrV4 {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    SocketAddrV4::new(Ipv4Addr::new(127, high | 128, low, next), 5140)
 }
 
 pub async fn wait_for(what: &str, is_there: impl Fn() -> bool) {
@@ -35,19 +39,32 @@ pub async fn wait_for(what: &str, is_there: impl Fn() -> bool) {
     }
 }
 
-/// Somebody has the port.
-pub async fn wait_for_udp(port: u16) {
-    wait_for("listener", || {
-        std::net::UdpSocket::bind(("127.0.0.1", port)).is_err()
-    })
-    .await;
+pub async fn wait_for_udp(addr: SocketAddrV4) {
+    wait_for("listener", || unread("udp", addr).is_some()).await;
 }
 
-async fn wait_for_tcp(port: u16) {
-    wait_for("listener", || {
-        std::net::TcpListener::bind(("127.0.0.1", port)).is_err()
+async fn wait_for_tcp(addr: SocketAddrV4) {
+    wait_for("listener", || unread("tcp", addr).is_some()).await;
+}
+
+/// Whoever listens there has taken all datagrams that came.
+pub async fn wait_until_read(addr: SocketAddrV4) {
+    wait_for("reader", || unread("udp", addr) == Some(0)).await;
+}
+
+/// Octets that the listener has not read yet, if there is one: by /proc/net. Who binds the port to
+/// see whether it is taken may take it from the one that is awaited.
+fn unread(protocol: &str, addr: SocketAddrV4) -> Option<u64> {
+    let table = std::fs::read_to_string(format!("/proc/net/{protocol}")).unwrap();
+    let ip = u32::from_ne_bytes(addr.ip().octets());
+    let (local, nobody) = (format!("{ip:08X}:{:04X}", addr.port()), "00000000:0000");
+    table.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let queues = words.get(4)?;
+        let is_it = words[1] == local && words[2] == nobody;
+        let (_, received) = queues.split_once(':').filter(|_| is_it)?;
+        u64::from_str_radix(received, 16).ok()
     })
-    .await;
 }
 
 /// A program that runs until it is stopped.
@@ -209,29 +226,22 @@ pub async fn receive(
     over_tcp: bool,
     events: &[EventKind],
 ) -> Vec<Vec<u8>> {
-    let (addr, reading) = match over_tcp {
-        false => {
-            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            let addr = socket.local_addr().unwrap();
-            (addr, tokio::spawn(datagrams(socket)))
-        }
-        true => {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let addr = listener.local_addr().unwrap();
-            (addr, tokio::spawn(connection(listener)))
-        }
-    };
-    let target: fn(SocketAddr) -> Target = if over_tcp { Target::Tcp } else { Target::Udp };
-    scene.send(kind, target(addr), events).await;
-    reading.await.unwrap()
-}
-
-async fn datagrams(socket: tokio::net::UdpSocket) -> Vec<Vec<u8>> {
-    let mut all = Vec::new();
+    if over_tcp {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::Tcp(listener.local_addr().unwrap());
+        let reading = tokio::spawn(connection(listener));
+        scene.send(kind, target, events).await;
+        return reading.await.unwrap();
+    }
+    // Its buffer has room for a scene.
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let target = Target::Udp(socket.local_addr().unwrap());
+    scene.send(kind, target, events).await;
+    socket.set_nonblocking(true).unwrap();
     let mut datagram = [0; 65_536];
-    let silence = Duration::from_secs(2);
-    while let Ok(received) = tokio::time::timeout(silence, socket.recv(&mut datagram)).await {
-        all.push(datagram[..received.unwrap()].to_vec());
+    let mut all = Vec::new();
+    while let Ok(length) = socket.recv(&mut datagram) {
+        all.push(datagram[..length].to_vec());
     }
     all
 }
@@ -330,14 +340,15 @@ fn tcp(sequence: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// rsyslogd that writes what the tests compare, and how a sink reaches it.
-pub async fn rsyslogd(over: &str, port: u16, place: &Path) -> (Collector, Target) {
+pub async fn rsyslogd(over: &str, addr: SocketAddrV4, place: &Path) -> (Collector, Target) {
+    let (ip, port) = (addr.ip(), addr.port());
     let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
     let input = match over {
         "udp" => format!(
-            "module(load=\"imudp\")\ninput(type=\"imudp\" address=\"127.0.0.1\" port=\"{port}\" ruleset=\"all\")"
+            "module(load=\"imudp\")\ninput(type=\"imudp\" address=\"{ip}\" port=\"{port}\" ruleset=\"all\")"
         ),
         "tcp" => format!(
-            "module(load=\"imtcp\")\ninput(type=\"imtcp\" address=\"127.0.0.1\" port=\"{port}\" ruleset=\"all\")"
+            "module(load=\"imtcp\")\ninput(type=\"imtcp\" address=\"{ip}\" port=\"{port}\" ruleset=\"all\")"
         ),
         _ => {
             certificate(place).await;
@@ -346,7 +357,7 @@ pub async fn rsyslogd(over: &str, port: u16, place: &Path) -> (Collector, Target
                  DefaultNetstreamDriverCertFile=\"{0}\" DefaultNetstreamDriverKeyFile=\"{1}\")\n\
                  module(load=\"imtcp\" StreamDriver.Name=\"gtls\" StreamDriver.Mode=\"1\" \
                  StreamDriver.AuthMode=\"anon\")\n\
-                 input(type=\"imtcp\" address=\"127.0.0.1\" port=\"{port}\" ruleset=\"all\")",
+                 input(type=\"imtcp\" address=\"{ip}\" port=\"{port}\" ruleset=\"all\")",
                 path("certificate.pem"),
                 path("key.pem"),
             )
@@ -362,20 +373,19 @@ pub async fn rsyslogd(over: &str, port: u16, place: &Path) -> (Collector, Target
     let (configuration, id) = (path("rsyslog.conf"), path("pid"));
     let arguments = ["-n", "-f", &configuration, "-i", &id];
     let collector = Collector::start("rsyslogd", &arguments, place).await;
-    let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let target = match over {
         "udp" => {
-            wait_for_udp(port).await;
-            return (collector, Target::Udp(addr));
+            wait_for_udp(addr).await;
+            return (collector, Target::Udp(addr.into()));
         }
-        "tcp" => Target::Tcp(addr),
+        "tcp" => Target::Tcp(addr.into()),
         _ => Target::Tls {
-            addr,
+            addr: addr.into(),
             name: "collector.test".to_owned(),
             ca: place.join("certificate.pem"),
         },
     };
-    wait_for_tcp(port).await;
+    wait_for_tcp(addr).await;
     (collector, target)
 }
 

@@ -226,6 +226,12 @@ fn a_socket_that_is_left_is_taken_and_one_that_answers_is_not() {
     // As a killed process leaves it: the file without anybody behind it.
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
+    // A program that another test starts holds the listener until it executes.
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while UnixStream::connect(&path).is_ok() {
+        assert!(std::time::Instant::now() < end, "somebody still listens");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let socket = ApiSocket::take(&path).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
