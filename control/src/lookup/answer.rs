@@ -164,9 +164,7 @@ pub fn note_text(note: &Note) -> String {
             "gate64 was killed after {}, and wrote nothing of what came then",
             time(*at_ms)
         ),
-        Note::Stopped { at_ms } => {
-            format!("gate64 was stopped at {}: nobody had it", time(*at_ms))
-        }
+        Note::Stopped { at_ms, until_ms } => stopped_text(&time(*at_ms), until_ms.map(time)),
         Note::Lost { at_ms, count } => format!(
             "{count} events did not reach the journal, found at {}: what happened before that may be missing",
             time(*at_ms)
@@ -180,6 +178,18 @@ pub fn note_text(note: &Note) -> String {
         ),
         Note::OtherVersion { segment, version } => format!(
             "segment {segment:08} has format version {version}, which this gate64 cannot read: ask the gate64 that wrote it"
+        ),
+    }
+}
+
+fn stopped_text(at: &str, until: Option<String>) -> String {
+    match until {
+        Some(until) => {
+            format!("gate64 was stopped at {at}, until {until}: nobody had it between these")
+        }
+        None => format!(
+            "gate64 was stopped at {at}: nobody has had it since, as far as this journal knows; one that goes on \
+             elsewhere, of which this is a copy, may say otherwise"
         ),
     }
 }
@@ -272,6 +282,13 @@ mod tests {
         assert_eq!(json["v4"], "203.0.113.5");
         assert_eq!(json["port"], 31007);
         assert_eq!(json["at"], "2026-11-02T10:00:00.000Z");
+    }
+
+    #[test]
+    fn a_journal_that_ends_says_no_more_than_it_knows() {
+        let stopped = |until_ms| note_text(&Note::Stopped { at_ms: 0, until_ms });
+        assert!(stopped(Some(1)).contains("until 1970-01-01T00:00:00.001Z: nobody had it"));
+        assert!(stopped(None).contains("as far as this journal knows"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `gate64 lookup`: who had an address and port, what a subscriber had, and when. Reads files, so that
-//! gate64 need not run. The configuration is asked first, for what it alone decides; then the
-//! journal.
+//! gate64 need not run. The configuration is asked first, for what it decides by itself as it is now; then
+//! the journal, for what was.
 
 mod answer;
 mod calculated;
@@ -23,6 +23,10 @@ pub use answer::Holder;
 use answer::{Answer, When, note_text, rfc3339};
 pub use calculated::holder as calculated_holder;
 pub use subject::What;
+
+/// With every calculated holder.
+const CALCULATED: &str = "deterministic ports are calculated from the configuration as it is written now: of an earlier \
+                          time, ask the one that was in use then (--config FILE)";
 
 /// `gate64 lookup`.
 #[derive(Debug, Args)]
@@ -150,28 +154,30 @@ fn unix_ms(at: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What the configuration alone decides: static entries and calculated ports. Whether that is all that can be
-/// found: a calculated port is nobody else's, but a subscriber may have other blocks too; a static entry is one
-/// protocol's, since somebody wrote it.
+/// What the configuration alone decides, as it is written now: static entries, each one protocol's, and calculated
+/// ports. Whether that is all that can be found: whatever it says, another one may have said otherwise of the
+/// time that is asked for, and the journal knows of that.
 fn from_configuration(config: &Config, answer: &mut Answer) -> bool {
     answer.holders = static_entries(config, &answer.what);
-    let is_port = matches!(answer.what, What::Mapped(..));
-    if let Some((holder, overflow)) = calculated::holder(config, &answer.what) {
-        answer.holders.push(holder);
-        if is_port || !overflow {
-            return true;
-        }
+    let calculated = calculated::holder(config, &answer.what).map(|(holder, _)| holder);
+    let is_calculated = calculated.is_some();
+    answer.holders.extend(calculated);
+    if is_calculated {
+        answer.notes.push(CALCULATED.to_owned());
     }
     if answer.holders.is_empty() || config.log.journal.is_some() {
         return false;
     }
     answer.covered = false;
-    let note = match is_port {
-        true => {
+    let note = match answer.what {
+        What::Mapped(..) if is_calculated => {
+            "without [log.journal] there is no record of who had the port while it was not calculated so"
+        }
+        What::Mapped(..) => {
             "that is the entry as it is written now: without [log.journal] there is no record of who had the \
              port before, or with another protocol"
         }
-        false => {
+        What::Subscriber(_) => {
             "it may have had other ports too: without [log.journal] there is no record of these"
         }
     };
@@ -227,11 +233,12 @@ fn from_journal(directory: &Path, asked: &Asked, answer: &mut Answer) -> Result<
     Ok(())
 }
 
-/// Whether nobody means nobody: where gate64 did not run, it had handed out nothing. Anything else that there is to
-/// note may hide a holder.
+/// Whether nobody means nobody: until gate64 started again, it had handed out nothing. Anything else that there is to
+/// note may hide a holder; so may the time after the journal's end, of which a copy says nothing.
 fn is_covered(notes: &[Note]) -> bool {
-    let all = |note: &Note| matches!(note, Note::Stopped { .. });
-    notes.iter().all(all)
+    let is_harmless =
+        |note: &Note| matches!(note, Note::Stopped { until_ms, .. } if until_ms.is_some());
+    notes.iter().all(is_harmless)
 }
 
 /// One sentence: what is wrong, where, and what to do.
@@ -310,9 +317,11 @@ mod tests {
     fn nobody_is_said_only_where_nothing_may_hide_a_holder() {
         let at_ms = 5;
         assert!(is_covered(&[]));
-        assert!(is_covered(&[Note::Stopped { at_ms }]));
+        let stopped = |until_ms| Note::Stopped { at_ms, until_ms };
+        assert!(is_covered(&[stopped(Some(9))]));
         let (before_ms, after_ms) = (None, Some(5));
         for hides in [
+            stopped(None),
             Note::Damaged {
                 segment: 1,
                 octets: 3,
@@ -329,7 +338,7 @@ mod tests {
                 version: 9,
             },
         ] {
-            assert!(!is_covered(&[Note::Stopped { at_ms }, hides]), "{hides:?}");
+            assert!(!is_covered(&[stopped(Some(9)), hides]), "{hides:?}");
         }
     }
 
@@ -351,8 +360,8 @@ mod tests {
             Site(folder)
         }
 
-        /// Somebody has the block with the entry's port, and the journal says so.
-        fn write_journal(&self) {
+        /// Somebody has the first block of this address, and the journal says so.
+        fn write_journal(&self, v4: &str) {
             let bus = Arc::new(Bus::new(0));
             let (queue, reader) = Queue::new(10, &[EventKind::Block]);
             let condition = Arc::new(Condition::default());
@@ -368,7 +377,7 @@ mod tests {
             };
             let block = Block {
                 subscriber,
-                v4: "203.0.113.5".parse().unwrap(),
+                v4: v4.parse().unwrap(),
                 port_first: 1024,
                 port_count: 512,
             };
@@ -398,12 +407,16 @@ mod tests {
         answer.holders.iter().map(|one| one.source).collect()
     }
 
+    /// Sixteen subscribers with ports by calculation, on sixteen addresses.
+    const CALCULATED_PORTS: &str = "[[pool4]]\nprefix = \"198.51.100.0/28\"\npool = \"fixed\"\n\
+         [[subscriber.deterministic]]\nprefixes = [\"2001:db8:d000::/60\"]\npool = \"fixed\"\n";
+
     const JOURNAL: &str = "[log.journal]\npath = \"HERE/journal\"\n";
 
     #[test]
     fn a_static_entry_hides_nothing_of_the_journal() {
         let site = Site::new("static-journal", JOURNAL);
-        site.write_journal();
+        site.write_journal("203.0.113.5");
         let any = site.ask("203.0.113.5:1100").unwrap();
         assert_eq!(sources(&any), ["static", "journal"], "{any:?}");
         assert_eq!(any.holders[1].subscriber, "2001:db8:42::/64");
@@ -431,6 +444,48 @@ mod tests {
                 );
             }
             assert!(site.ask("203.0.113.5:1100/udp").is_err());
+        }
+    }
+
+    /// A port was somebody's block before it was calculated, or is so by a configuration of later.
+    #[test]
+    fn a_calculated_port_hides_nothing_of_the_journal() {
+        let site = Site::new("calculated", &format!("{CALCULATED_PORTS}{JOURNAL}"));
+        site.write_journal("198.51.100.5");
+        let port = site.ask("198.51.100.5:1100/udp").unwrap();
+        assert_eq!(sources(&port), ["deterministic", "journal"], "{port:?}");
+        let calculated = port.holders[0].subscriber.clone();
+        assert!(calculated.starts_with("2001:db8:d000:"), "{calculated}");
+        assert_eq!(port.holders[1].subscriber, "2001:db8:42::/64");
+        assert!(port.notes[0].contains("as it is written now"), "{port:?}");
+        // So are its ports of the past, which it may have had as blocks.
+        let subscriber = site.ask(&calculated).unwrap();
+        assert_eq!(sources(&subscriber), ["deterministic"]);
+        assert_eq!(subscriber.notes[0], port.notes[0]);
+        // The journal has ended: it does not know of what came then.
+        assert!(!subscriber.covered);
+        assert!(subscriber.notes[1].contains("as far as this journal knows"));
+    }
+
+    #[test]
+    fn a_calculated_port_is_told_without_a_journal_and_with_one_that_cannot_be_read() {
+        let unread = format!("{CALCULATED_PORTS}{JOURNAL}");
+        for (name, journal, says) in [
+            ("calculated-unread", &*unread, "cannot be read"),
+            (
+                "calculated-alone",
+                CALCULATED_PORTS,
+                "without [log.journal]",
+            ),
+        ] {
+            let site = Site::new(name, journal);
+            for what in ["198.51.100.5:1100/tcp", "2001:db8:d000:5::1"] {
+                let answer = site.ask(what).unwrap();
+                assert_eq!(sources(&answer), ["deterministic"]);
+                assert!(!answer.covered && answer.notes.len() == 2, "{answer:?}");
+                assert!(answer.notes[0].contains("as it is written now"));
+                assert!(answer.notes[1].contains(says), "{answer:?}");
+            }
         }
     }
 }

@@ -70,6 +70,9 @@ pub enum Note {
     Stopped {
         /// When.
         at_ms: i64,
+        /// When it started again; `None` if what comes next is not there: the segment is missing, or the journal
+        /// goes on elsewhere, or not at all.
+        until_ms: Option<i64>,
     },
     /// Events did not reach the journal.
     Lost {
@@ -472,7 +475,8 @@ impl Timeline {
         let covered = self.covered.clone();
         for pair in covered.windows(2) {
             if pair[0].place + 1 == pair[1].place {
-                self.between(&pair[0], &pair[1]);
+                let follows = end_before(segments, ends, pair[1].place).is_some();
+                self.between(&pair[0], &pair[1], follows);
             }
         }
         self.tell_twice(segments, ends);
@@ -485,7 +489,7 @@ impl Timeline {
             && known_ms(end) < to_ms
             && !self.is_covered(end.last_ms.max(from_ms), to_ms)
         {
-            self.tell_end(end);
+            self.tell_end(end, None);
             if end.end != Some(End::Stopped) {
                 self.tell_gap(Some(end.last_ms), None);
             }
@@ -493,8 +497,8 @@ impl Timeline {
         self.answer
     }
 
-    /// What lies between a segment and the next.
-    fn between(&mut self, one: &Covered, next: &Covered) {
+    /// What lies between a segment and the next, which follows it unless one is missing that had said more.
+    fn between(&mut self, one: &Covered, next: &Covered, follows: bool) {
         let (from_ms, to_ms) = (self.question.from_ms, self.question.to_ms);
         let (low, high) = (one.last_ms.max(from_ms), next.start_ms.min(to_ms));
         // A single moment may be asked for: then both are the same.
@@ -507,8 +511,8 @@ impl Timeline {
             return self.tell_step(next.start_ms);
         }
         // A rotation follows at once.
-        self.tell_end(one);
-        if one.end != Some(End::Stopped) {
+        self.tell_end(one, follows.then_some(next.start_ms));
+        if one.end != Some(End::Stopped) || !follows {
             self.tell_gap(Some(one.last_ms), Some(next.start_ms));
         }
     }
@@ -532,10 +536,10 @@ impl Timeline {
         all.any(|one| one.start_ms <= from_ms && to_ms <= one.last_ms)
     }
 
-    fn tell_end(&mut self, one: &Covered) {
+    fn tell_end(&mut self, one: &Covered, until_ms: Option<i64>) {
         let at_ms = one.last_ms;
         match one.end {
-            Some(End::Stopped) => self.answer.notes.push(Note::Stopped { at_ms }),
+            Some(End::Stopped) => self.answer.notes.push(Note::Stopped { at_ms, until_ms }),
             Some(End::Crashed) => self.answer.notes.push(Note::Crashed { at_ms }),
             _ => {}
         }

@@ -233,7 +233,38 @@ fn a_killed_process_is_told_and_costs_no_segment() {
     assert!(!bench.restart().crashed);
     let stopped = bench.ask(3, T0 + 80_000);
     assert_eq!(stopped.holdings, []);
-    assert_eq!(stopped.notes, [Note::Stopped { at_ms: T0 + 70_000 }]);
+    let note = |until_ms| Note::Stopped {
+        at_ms: T0 + 70_000,
+        until_ms,
+    };
+    assert_eq!(stopped.notes, [note(None)]);
+    // Since it has started again, it is known until when that was so.
+    bench.block(T0 + 90_000, BlockAction::Allocated, block(3, 4));
+    let between = bench.ask(3, T0 + 80_000);
+    assert_eq!(between.holdings, []);
+    assert_eq!(between.notes, [note(Some(T0 + 90_000))]);
+}
+
+#[test]
+fn a_segment_that_is_missing_after_a_stop_may_hide_a_start() {
+    let mut bench = Bench::new();
+    for hour in 0..3 {
+        let at_ms = T0 + hour * 3_600_000;
+        bench.block(at_ms, BlockAction::Allocated, block(1, 1));
+        bench.end(End::Stopped, at_ms + 60_000);
+        bench.restart();
+    }
+    let names = bench.segments();
+    std::fs::remove_file(names[1].path(bench.directory.path())).unwrap();
+    let stopped = Note::Stopped {
+        at_ms: T0 + 60_000,
+        until_ms: None,
+    };
+    let hole = Note::NotCovered {
+        before_ms: Some(T0 + 60_000),
+        after_ms: Some(T0 + 2 * 3_600_000),
+    };
+    assert_eq!(bench.ask(1, T0 + 3_600_000).notes, [stopped, hole]);
 }
 
 #[test]

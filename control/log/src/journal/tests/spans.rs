@@ -114,6 +114,7 @@ fn what_is_not_covered_is_said() {
     bench.end(End::Stopped, T0 + 5 * DAY);
     let stopped = Note::Stopped {
         at_ms: T0 + 5 * DAY,
+        until_ms: None,
     };
     assert_eq!(bench.ask(1, T0 + 6 * DAY).notes, [stopped]);
     assert_eq!(bench.ask(1, T0 + 6 * DAY).holdings, []);
