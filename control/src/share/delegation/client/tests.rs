@@ -195,18 +195,18 @@ fn rfc8415_section_18_2_4_a_lease_is_renewed_at_t1_and_rebound_at_t2() {
     assert_eq!(client.lease(), None);
 }
 
+/// The server answers the next message, a renewal, with these, then.
+fn renew(client: &mut Client, given: &[Offered]) -> Instant {
+    let (now, renew) = next_message(client);
+    assert_eq!(renew.msg_type(), MessageType::Renew);
+    answer(client, now, MessageType::Reply, &renew, (0, 0), given);
+    now
+}
+
 #[test]
 fn a_renewal_lengthens_the_lease() {
     let (mut client, _) = bound();
-    let (now, renew) = next_message(&mut client);
-    answer(
-        &mut client,
-        now,
-        MessageType::Reply,
-        &renew,
-        (0, 0),
-        &[prefix("2001:db8:42::", 100, 200)],
-    );
+    let now = renew(&mut client, &[prefix("2001:db8:42::", 100, 200)]);
     assert_eq!(client.lease().unwrap().valid_until, Some(now + second(200)));
     assert_eq!(
         client.next(),
@@ -218,28 +218,11 @@ fn a_renewal_lengthens_the_lease() {
 #[test]
 fn a_prefix_that_the_server_takes_away_is_given_up() {
     let (mut client, _) = bound();
-    let (now, renew) = next_message(&mut client);
     let away = prefix("2001:db8:42::", 0, 0);
     let other = prefix("2001:db8:43::", 100, 200);
-    answer(
-        &mut client,
-        now,
-        MessageType::Reply,
-        &renew,
-        (0, 0),
-        &[away, other],
-    );
+    renew(&mut client, &[away, other]);
     assert_eq!(client.lease().unwrap().prefix, other.prefix);
-    let (now, renew) = next_message(&mut client);
-    let away = prefix("2001:db8:43::", 0, 0);
-    answer(
-        &mut client,
-        now,
-        MessageType::Reply,
-        &renew,
-        (0, 0),
-        &[away],
-    );
+    renew(&mut client, &[prefix("2001:db8:43::", 0, 0)]);
     assert_eq!(client.lease(), None);
     assert_eq!(next_message(&mut client).1.msg_type(), MessageType::Solicit);
 }
