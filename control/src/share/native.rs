@@ -253,7 +253,8 @@ fn changes(downstream: &str, lease: &Lease) -> Vec<Change> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::Path;
     use std::process::Command;
 
     use super::*;
@@ -267,7 +268,8 @@ mod tests {
         }
     }
 
-    fn ip(words: &str) -> String {
+    /// What `ip` says.
+    pub fn ip(words: &str) -> String {
         let output = Command::new("ip").args(words.split(' ')).output().unwrap();
         assert!(output.status.success(), "ip {words}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -283,15 +285,15 @@ mod tests {
     }
 
     /// In a network namespace of this thread's own, which goes with it.
-    fn in_namespace(test: impl FnOnce(&Journal) + Send + 'static) {
+    pub fn in_namespace(name: &str, test: impl FnOnce(&Journal, &Path) + Send + 'static) {
+        let name = format!("gate64-{name}-{}", std::process::id());
         let thread = std::thread::spawn(move || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
             ip("link add down0 type veth peer name peer0");
             ip("link set down0 up");
-            let name = format!("gate64-native-{}", std::process::id());
             let directory = std::env::temp_dir().join(name);
             let (journal, _) = Journal::begin(&directory, "up0", "down0").unwrap();
-            test(&journal);
+            test(&journal, &directory);
             journal.end().unwrap();
             std::fs::remove_dir_all(&directory).unwrap();
         });
@@ -300,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_prefix_that_the_host_refuses_leaves_no_half_of_it_and_another_can_follow() {
-        in_namespace(|journal| {
+        in_namespace("native", |journal, _| {
             let set = |before: &[Lease], after| switch(journal, "down0", before, after);
             set(&[], None).unwrap();
             assert_eq!(state(), (false, false, true));

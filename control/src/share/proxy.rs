@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 
 use super::Common;
 use super::host::Change;
-use super::journal::JournalError;
+use super::journal::{Journal, JournalError};
 
 /// Clients at most: what a link's hosts can make this host remember is bounded.
 const CLIENTS_MAX: usize = 1024;
@@ -91,15 +91,22 @@ pub async fn serve(socket: UdpSocket, common: Arc<Common>) {
         if !is_proxied || clients.knows(client, now) || is_of_host(client) {
             continue;
         }
-        let reason = match clients.admit(client, now) {
+        let reason = match clients.place_for(client, now) {
             Ok(gone) => {
                 let common = Arc::clone(&common);
                 // Netlink is waited for.
-                let task = move || answer_for(&common, client, gone);
-                match tokio::task::spawn_blocking(task).await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => error.to_string(),
-                    Err(panic) => panic.to_string(),
+                let task = move || Links::of(&common).answer_for(client, gone);
+                let ended = tokio::task::spawn_blocking(task).await;
+                let ended = ended.unwrap_or_else(|panic| {
+                    Err(Unanswered {
+                        reason: panic.to_string(),
+                        left: gone.or(Some(client)),
+                    })
+                });
+                clients.settle(client, gone, &ended, now);
+                match ended {
+                    Ok(()) => continue,
+                    Err(unanswered) => unanswered.reason,
                 }
             }
             Err(Full) => {
@@ -107,7 +114,6 @@ pub async fn serve(socket: UdpSocket, common: Arc<Common>) {
             }
         };
         // It is tried again when the client sends again.
-        clients.forget(client);
         if told_at.is_none_or(|at| at + TELL_EVERY <= now) {
             told_at = Some(now);
             tracing::warn!("no native IPv6 for {client}: {reason}");
@@ -115,78 +121,137 @@ pub async fn serve(socket: UdpSocket, common: Arc<Common>) {
     }
 }
 
-/// The clients that are answered for, and when each was last heard.
+/// The clients of which the host has anything: those that are answered for, and those of which something is left.
 #[derive(Debug, Default)]
-struct Clients(BTreeMap<Ipv6Addr, Instant>);
+struct Clients(BTreeMap<Ipv6Addr, Client>);
+
+#[derive(Debug, Clone, Copy)]
+struct Client {
+    /// When it was last heard.
+    heard: Instant,
+    /// When the host refused to undo a part of what was made for it. It is not answered for since then, but has its
+    /// place: the bound is one on what the host has.
+    left: Option<Instant>,
+}
 
 /// All of them were heard of late.
 #[derive(Debug, PartialEq, Eq)]
 struct Full;
 
+/// Why a client is not answered for.
+#[derive(Debug)]
+struct Unanswered {
+    reason: String,
+    /// Of whom something is left that could not be undone: the client, or who was to make room for it.
+    left: Option<Ipv6Addr>,
+}
+
 impl Clients {
     /// Whether it is answered for; it is heard now.
     fn knows(&mut self, client: Ipv6Addr, now: Instant) -> bool {
-        let heard = self.0.get_mut(&client).map(|heard| *heard = now);
-        heard.is_some()
+        let known = self.0.get_mut(&client).filter(|one| one.left.is_none());
+        known.map(|one| one.heard = now).is_some()
     }
 
-    /// Takes a new one, in place of one that has been silent if there is no room.
-    fn admit(&mut self, client: Ipv6Addr, now: Instant) -> Result<Option<Ipv6Addr>, Full> {
-        let gone = match self.0.len() < CLIENTS_MAX {
-            true => None,
-            false => Some(self.silent(now).ok_or(Full)?),
-        };
-        if let Some(gone) = gone {
-            self.forget(gone);
+    /// Who makes room for a new one, if there is no room and it has no place already.
+    fn place_for(&self, client: Ipv6Addr, now: Instant) -> Result<Option<Ipv6Addr>, Full> {
+        match self.0.len() < CLIENTS_MAX || self.0.contains_key(&client) {
+            true => Ok(None),
+            false => self.silent(now).map(Some).ok_or(Full),
         }
-        self.0.insert(client, now);
-        Ok(gone)
     }
 
-    /// Who has been silent for the longest time, if that is long enough.
+    /// Who has been silent for the longest time, if that is long enough. Those whose undoing has failed come last, by
+    /// turns, so that none of them keeps the others from making room.
     fn silent(&self, now: Instant) -> Option<Ipv6Addr> {
-        let (client, heard) = self.0.iter().min_by_key(|(_, heard)| **heard)?;
-        (*heard + SILENT <= now).then_some(*client)
+        let may_go = |one: &Client| one.left.is_some() || one.heard + SILENT <= now;
+        let who = self.0.iter().filter(|(_, one)| may_go(one));
+        who.min_by_key(|(_, one)| (one.left, one.heard))
+            .map(|(client, _)| *client)
     }
 
-    fn forget(&mut self, client: Ipv6Addr) {
-        self.0.remove(&client);
-    }
-}
-
-fn changes(common: &Common, client: Ipv6Addr) -> [Change; 2] {
-    [
-        Change::Route {
-            interface: common.network.downstream.clone(),
-            ip: client,
-        },
-        Change::Proxy {
-            interface: common.network.upstream.clone(),
-            ip: client,
-        },
-    ]
-}
-
-/// Answers for a client, and no longer for one that is gone. One of which the host refuses a part is not answered for.
-fn answer_for(
-    common: &Common,
-    client: Ipv6Addr,
-    gone: Option<Ipv6Addr>,
-) -> Result<(), JournalError> {
-    let journal = &common.journal;
-    for change in gone.into_iter().flat_map(|gone| changes(common, gone)) {
-        journal.unmake(&change)?;
-    }
-    let made = changes(common, client)
-        .into_iter()
-        .try_for_each(|change| journal.make(change));
-    if made.is_err() {
-        for change in changes(common, client) {
-            // What cannot be put back now is put back at the end.
-            let _ = journal.unmake(&change);
+    /// Takes note of what became of a client and of the one that was to make room for it.
+    fn settle(
+        &mut self,
+        client: Ipv6Addr,
+        gone: Option<Ipv6Addr>,
+        ended: &Result<(), Unanswered>,
+        now: Instant,
+    ) {
+        let left = ended.as_ref().err().and_then(|unanswered| unanswered.left);
+        for over in [Some(client), gone].into_iter().flatten() {
+            if left != Some(over) {
+                self.0.remove(&over);
+            }
+        }
+        if let Some(who) = left {
+            // When it was last heard stays as it was.
+            let one = self.0.entry(who).or_insert(Client {
+                heard: now,
+                left: None,
+            });
+            one.left = Some(now);
+        } else if ended.is_ok() {
+            let left = None;
+            self.0.insert(client, Client { heard: now, left });
         }
     }
-    made.inspect(|()| tracing::debug!("answers for {client}"))
+}
+
+/// Where clients are answered for.
+struct Links<'a> {
+    journal: &'a Journal,
+    upstream: &'a str,
+    downstream: &'a str,
+}
+
+impl Links<'_> {
+    fn of(common: &Common) -> Links<'_> {
+        Links {
+            journal: &common.journal,
+            upstream: &common.network.upstream,
+            downstream: &common.network.downstream,
+        }
+    }
+
+    fn changes(&self, client: Ipv6Addr) -> [Change; 2] {
+        [
+            Change::Route {
+                interface: self.downstream.to_owned(),
+                ip: client,
+            },
+            Change::Proxy {
+                interface: self.upstream.to_owned(),
+                ip: client,
+            },
+        ]
+    }
+
+    /// Answers for a client, and no longer for one that is gone. One of which the host refuses a part is not answered for.
+    fn answer_for(&self, client: Ipv6Addr, gone: Option<Ipv6Addr>) -> Result<(), Unanswered> {
+        if let Some(gone) = gone {
+            self.leave(gone).map_err(|error| Unanswered {
+                reason: format!("{gone}, silent for long, cannot make room for it: {error}"),
+                left: Some(gone),
+            })?;
+        }
+        let mut changes = self.changes(client).into_iter();
+        let made = changes.try_for_each(|change| self.journal.make(change));
+        made.map_err(|error| Unanswered {
+            reason: error.to_string(),
+            left: self.leave(client).is_err().then_some(client),
+        })?;
+        tracing::debug!("answers for {client}");
+        Ok(())
+    }
+
+    /// Undoes all that the host lets be undone. The rest is undone when it is tried again, or at the end.
+    fn leave(&self, client: Ipv6Addr) -> Result<(), JournalError> {
+        let undone = self
+            .changes(client)
+            .map(|change| self.journal.unmake(&change));
+        undone.into_iter().collect()
+    }
 }
 
 /// Who has sent a packet: its source; or, while it asks whether it may have an address, that one
@@ -218,32 +283,133 @@ fn is_of_host(ip: Ipv6Addr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::native::tests::{in_namespace, ip as run_ip};
     use super::*;
+
+    fn ip(number: usize) -> Ipv6Addr {
+        let number = u128::try_from(number).unwrap();
+        Ipv6Addr::from(0x2001_0db8 << 96 | number)
+    }
+
+    /// The host takes all of it.
+    fn admit(
+        clients: &mut Clients,
+        client: Ipv6Addr,
+        now: Instant,
+    ) -> Result<Option<Ipv6Addr>, Full> {
+        let gone = clients.place_for(client, now)?;
+        clients.settle(client, gone, &Ok(()), now);
+        Ok(gone)
+    }
+
+    fn full(now: Instant) -> Clients {
+        let mut clients = Clients::default();
+        for number in 0..CLIENTS_MAX {
+            assert_eq!(admit(&mut clients, ip(number), now), Ok(None));
+        }
+        clients
+    }
+
+    fn unanswered(left: Option<Ipv6Addr>) -> Result<(), Unanswered> {
+        let reason = "the host refuses it".to_owned();
+        Err(Unanswered { reason, left })
+    }
 
     #[test]
     fn a_client_that_is_silent_makes_room_for_another() {
-        let ip = |number: usize| {
-            let number = u128::try_from(number).unwrap();
-            Ipv6Addr::from(0x2001_0db8 << 96 | number)
-        };
-        let (mut clients, now) = (Clients::default(), Instant::now());
-        for number in 0..CLIENTS_MAX {
-            assert_eq!(clients.admit(ip(number), now), Ok(None));
-        }
+        let now = Instant::now();
+        let mut clients = full(now);
         let later = now + SILENT / 2;
         for number in (0..CLIENTS_MAX).filter(|number| *number != 7) {
             assert!(clients.knows(ip(number), later));
         }
-        let new = ip(CLIENTS_MAX);
-        assert_eq!(clients.admit(new, later), Err(Full));
-        assert_eq!(clients.admit(new, now + SILENT), Ok(Some(ip(7))));
-        assert!(clients.knows(new, now + SILENT) && !clients.knows(ip(7), now + SILENT));
-        clients.forget(new);
-        assert_eq!(
-            clients.admit(ip(7), now + SILENT),
-            Ok(None),
-            "there is room again"
-        );
+        let (new, end) = (ip(CLIENTS_MAX), now + SILENT);
+        assert_eq!(admit(&mut clients, new, later), Err(Full));
+        assert_eq!(admit(&mut clients, new, end), Ok(Some(ip(7))));
+        assert!(clients.knows(new, end) && !clients.knows(ip(7), end));
+        assert_eq!(admit(&mut clients, ip(7), end), Err(Full));
+        // One that the host refuses, and of which nothing is left, takes no place.
+        let (mut clients, now) = (full(now), now + SILENT);
+        let gone = clients.place_for(new, now).unwrap();
+        clients.settle(new, gone, &unanswered(None), now);
+        assert_eq!(admit(&mut clients, ip(7777), now), Ok(None));
+        assert!(!clients.knows(new, now));
+    }
+
+    #[test]
+    fn a_client_that_cannot_make_room_keeps_its_place_and_holds_nobody_up() {
+        let begun = Instant::now();
+        let mut clients = full(begun);
+        // One of them spoke last of all that are silent.
+        let later = begun + Duration::from_secs(1);
+        for number in (0..CLIENTS_MAX).filter(|number| *number != 7) {
+            assert!(clients.knows(ip(number), later));
+        }
+        let (new, now) = (ip(CLIENTS_MAX), later + SILENT);
+        assert_eq!(clients.place_for(new, now), Ok(Some(ip(7))));
+        clients.settle(new, Some(ip(7)), &unanswered(Some(ip(7))), now);
+        assert_eq!(clients.0.len(), CLIENTS_MAX);
+        assert_eq!(clients.0[&ip(7)].heard, begun);
+        // It is not answered for, nor is the new one, for which another one makes room.
+        assert!(!clients.knows(ip(7), now) && !clients.knows(new, now));
+        assert_eq!(admit(&mut clients, new, now), Ok(Some(ip(0))));
+        // It has a place when it comes again, and is an ordinary one then.
+        assert_eq!(clients.place_for(ip(7), now), Ok(None));
+        clients.settle(ip(7), None, &Ok(()), now);
+        assert!(clients.knows(ip(7), now) && clients.0.len() == CLIENTS_MAX);
+        // Where all fail they have their turns, and nobody is taken beyond the bound.
+        for number in (1..CLIENTS_MAX).filter(|number| *number != 7) {
+            let gone = clients.place_for(ip(9999), now).unwrap().unwrap();
+            assert_eq!(gone, ip(number));
+            clients.settle(ip(9999), Some(gone), &unanswered(Some(gone)), now);
+        }
+        let soon = now + Duration::from_secs(1);
+        for turn in [1, 2] {
+            let gone = clients.place_for(ip(9999), soon).unwrap();
+            assert_eq!(gone, Some(ip(turn)));
+            clients.settle(ip(9999), gone, &unanswered(gone), soon);
+        }
+        assert_eq!(clients.0.len(), CLIENTS_MAX);
+    }
+
+    /// Whether the host has a route to a client, and answers for it.
+    fn has(client: Ipv6Addr) -> (bool, bool) {
+        let client = client.to_string();
+        let routes = run_ip("-6 route show dev down0");
+        let proxies = run_ip("-6 neigh show proxy");
+        (routes.contains(&client), proxies.contains(&client))
+    }
+
+    #[test]
+    fn what_is_left_of_a_client_is_undone_or_completed_when_it_is_tried_again() {
+        in_namespace("proxy", |journal, directory| {
+            run_ip("link set peer0 up");
+            let links = Links {
+                journal,
+                upstream: "peer0",
+                downstream: "down0",
+            };
+            let (old, new) = (ip(0xa1), ip(0xb2));
+            links.answer_for(old, None).unwrap();
+            assert_eq!(has(old), (true, true));
+            // The record cannot be written: what is undone cannot be noted.
+            let records = std::fs::read_dir(directory).unwrap();
+            let mut paths = records.map(|entry| entry.unwrap().path());
+            let record = paths.find(|path| path.extension() == Some("json".as_ref()));
+            let in_the_way = record.unwrap().with_extension("new");
+            std::fs::create_dir(&in_the_way).unwrap();
+            let refused = links.answer_for(new, Some(old)).unwrap_err();
+            assert_eq!(refused.left, Some(old), "{refused:?}");
+            assert!(refused.reason.contains("cannot make room"), "{refused:?}");
+            assert_eq!(has(new), (false, false));
+            // Nothing was made of this one, so nothing is left.
+            assert_eq!(links.answer_for(new, None).unwrap_err().left, None);
+            std::fs::remove_dir(&in_the_way).unwrap();
+            links.answer_for(old, None).unwrap();
+            assert_eq!(has(old), (true, true), "it came back");
+            links.answer_for(new, Some(old)).unwrap();
+            assert_eq!((has(old), has(new)), ((false, false), (true, true)));
+        });
     }
 
     fn solicitation(source: &str, target: &str) -> Vec<u8> {
