@@ -7,7 +7,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::programs::{Tree, ZONES, is_bogus};
+use common::programs::{Peer, Tree, ZONES, is_bogus};
 use common::*;
 use gate64_dns64::{Dnssec, Protocol, Upstream};
 use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC, RRSIG};
@@ -23,6 +23,32 @@ async fn validating(tree: &Tree, upstream: SocketAddr) -> Bench {
         config.trust_anchors = vec![anchor];
     })
     .await
+}
+
+/// A server that validates what a liar says, who asks the zones' own server of what it has no lie for.
+struct Lied {
+    at: SocketAddr,
+    _tree: Tree,
+    _nsd: Peer,
+    liar: ScriptedUpstream,
+    bench: Bench,
+}
+
+impl Lied {
+    async fn start() -> Lied {
+        let at = own_addr();
+        let tree = Tree::sign(at.ip(), at.ip(), at.ip());
+        let nsd = tree.serve(at, &ZONES).await;
+        let liar = ScriptedUpstream::start().await;
+        liar.on_all(Reply::Forward(at));
+        Lied {
+            at,
+            bench: validating(&tree, liar.addr).await,
+            _tree: tree,
+            _nsd: nsd,
+            liar,
+        }
+    }
 }
 
 /// delv blocks the thread that it is called on; the server runs on others.
@@ -155,15 +181,11 @@ async fn rfc6147_section_5_5_answers_are_validated_before_synthesis() {
 
 #[tokio::test]
 async fn an_absence_that_is_not_proven_hides_nothing() {
-    let at = own_addr();
-    let tree = Tree::sign(at.ip(), at.ip(), at.ip());
-    let _nsd = tree.serve(at, &ZONES).await;
-    // A forwarder that says of both.sec.test. that it has no AAAA record, and nothing more.
-    let liar = ScriptedUpstream::start().await;
-    liar.on_all(Reply::Forward(at));
+    let lied = Lied::start().await;
+    let (liar, bench) = (&lied.liar, &lied.bench);
+    // It says of both.sec.test. that it has no AAAA record, and nothing more.
     liar.on("both.sec.test.", RecordType::AAAA, nodata("sec.test.", 60));
     liar.has_a("v4.sec.test.", 300, "192.0.2.66");
-    let bench = validating(&tree, liar.addr).await;
     let response = bench.ask("both.sec.test.", RecordType::AAAA).await;
     assert!(is_bogus(&response), "{response}");
     let response = bench.ask("v4.sec.test.", RecordType::AAAA).await;
@@ -220,12 +242,8 @@ fn lie(answers: Vec<Record>, authorities: Vec<Record>) -> Reply {
 /// Signed records of a wildcard, given for names that it does not stand for.
 #[tokio::test]
 async fn rfc4035_section_5_3_4_a_wildcard_without_its_proof_answers_nothing() {
-    let at = own_addr();
-    let tree = Tree::sign(at.ip(), at.ip(), at.ip());
-    let _nsd = tree.serve(at, &ZONES).await;
-    let liar = ScriptedUpstream::start().await;
-    liar.on_all(Reply::Forward(at));
-    let bench = validating(&tree, liar.addr).await;
+    let lied = Lied::start().await;
+    let (at, liar, bench) = (lied.at, &lied.liar, &lied.bench);
     for zone in ["sec.test.", "nsec3.test."] {
         let address = said(at, &format!("x.wild.{zone}"), RecordType::A).await;
         let mut alias = said(at, &format!("x.also.{zone}"), RecordType::A).await;
@@ -276,12 +294,8 @@ async fn rfc4035_section_5_3_4_a_wildcard_without_its_proof_answers_nothing() {
 /// An absence in a signed zone, with a record of another zone, which has no signatures, for proof.
 #[tokio::test]
 async fn rfc4035_section_5_4_another_zones_records_prove_no_absence() {
-    let at = own_addr();
-    let tree = Tree::sign(at.ip(), at.ip(), at.ip());
-    let _nsd = tree.serve(at, &ZONES).await;
-    let liar = ScriptedUpstream::start().await;
-    liar.on_all(Reply::Forward(at));
-    let bench = validating(&tree, liar.addr).await;
+    let lied = Lied::start().await;
+    let (at, liar, bench) = (lied.at, &lied.liar, &lied.bench);
     let other_type = said(at, "both.sec.test.", RecordType::A).await.answers;
     for (owner, rcode, answers) in [
         ("both.sec.test.", ResponseCode::NoError, vec![]),

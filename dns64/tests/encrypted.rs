@@ -5,7 +5,7 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,35 @@ fn encrypted(certificate: &Path, key: &Path) -> Encrypted {
     }
 }
 
+/// A server with an operator's certificate, over TLS and HTTPS too.
+struct Site {
+    directory: Scratch,
+    certificate: PathBuf,
+    tls: SocketAddr,
+    https: SocketAddr,
+    bench: Bench,
+}
+
+impl Site {
+    async fn start(name: &str, change: impl FnOnce(&mut Config)) -> Site {
+        let directory = Scratch::new(name);
+        let (certificate, key) = directory.certificate("own", NAMES);
+        let settings = encrypted(&certificate, &key);
+        let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
+        let bench = Bench::with(|config| {
+            config.encrypted = Some(settings);
+            change(config);
+        });
+        Site {
+            directory,
+            certificate,
+            tls,
+            https,
+            bench: bench.await,
+        }
+    }
+}
+
 /// kdig's answer section, or its complaint.
 async fn kdig(args: Vec<String>) -> String {
     let run = move || Command::new("kdig").args(args).output().expect("kdig runs");
@@ -46,18 +75,15 @@ async fn kdig(args: Vec<String>) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kdig_is_answered_over_tls_and_https_by_a_certificate_that_it_checks() {
-    let directory = Scratch::new("kdig");
-    let (certificate, key) = directory.certificate("own", NAMES);
-    let settings = encrypted(&certificate, &key);
-    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
-    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let site = Site::start("kdig", |_| {}).await;
+    let (bench, tls, https) = (&site.bench, site.tls, site.https);
     bench
         .upstream
         .lacks_aaaa("v4.test.", 60)
         .has_a("v4.test.", 300, "192.0.2.1");
     for (addr, how) in [(tls, "+tls"), (https, "+https"), (https, "+https-get")] {
         let protocol = how.replace("-get", "");
-        let ca = format!("+tls-ca={}", certificate.display());
+        let ca = format!("+tls-ca={}", site.certificate.display());
         let args = [
             &format!("@{}", addr.ip()),
             "-p",
@@ -139,16 +165,13 @@ const EXAMPLE: &str = "/dns-query?dns=AAABAAABAAAAAAAAA3d3dwdleGFtcGxlA2NvbQAAAQ
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_speaks_http() {
-    let directory = Scratch::new("curl");
-    let (certificate, key) = directory.certificate("own", NAMES);
-    let settings = encrypted(&certificate, &key);
-    let https = settings.https_listen[0];
-    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let site = Site::start("curl", |_| {}).await;
+    let (bench, https) = (&site.bench, site.https);
     let records = vec![a("www.example.com.", 300, "192.0.2.1")];
     bench
         .upstream
         .on("www.example.com.", RecordType::A, answer(records));
-    let said = curl(&certificate, https, EXAMPLE, &[]).await;
+    let said = curl(&site.certificate, https, EXAMPLE, &[]).await;
     let head = said.to_lowercase();
     assert!(head.starts_with("http/2 200"), "{said}");
     assert!(head.contains("content-type: application/dns-message"));
@@ -164,36 +187,39 @@ async fn https_speaks_http() {
         ("/dns-query", vec!["--data", "text"], 415),
         ("/dns-query", post("short"), 400),
     ] {
-        let said = curl(&certificate, https, path, &args).await;
+        let said = curl(&site.certificate, https, path, &args).await;
         let wanted = format!("HTTP/2 {status}");
         assert!(said.starts_with(&wanted), "{path} {args:?}: {said}");
     }
-    let large = directory.0.join("large");
+    let large = site.directory.0.join("large");
     std::fs::write(&large, vec![0; 70_000]).unwrap();
     let body = format!("@{}", large.display());
-    let said = curl(&certificate, https, "/dns-query", &post(&body)).await;
+    let said = curl(&site.certificate, https, "/dns-query", &post(&body)).await;
     // The answer may overtake the body, which curl then takes for none.
     assert!(said.is_empty() || said.contains("HTTP/2 413"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_takes_headers_and_bodies_of_a_bounded_size_and_no_responses() {
-    let directory = Scratch::new("bounds");
-    let (certificate, key) = directory.certificate("own", NAMES);
-    let settings = encrypted(&certificate, &key);
-    let https = settings.https_listen[0];
-    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let site = Site::start("bounds", |_| {}).await;
+    let (bench, https) = (&site.bench, site.https);
     bench.upstream.has_a("www.example.com.", 300, "192.0.2.1");
     let long = |octets: usize| format!("x-padding: {}", "x".repeat(octets));
     // 16 KiB in all, and 32 octets on top of each field (RFC 9113 section 6.5.2).
     for (headers, status) in [(14_000, 200), (17_000, 431), (60_000, 431)] {
-        let said = curl(&certificate, https, EXAMPLE, &["--header", &long(headers)]).await;
+        let said = curl(
+            &site.certificate,
+            https,
+            EXAMPLE,
+            &["--header", &long(headers)],
+        )
+        .await;
         let wanted = format!("HTTP/2 {status}");
         assert!(said.starts_with(&wanted), "{headers}: {said}");
     }
     // QR is set: a response, which is never answered.
     let response = EXAMPLE.replace("dns=AAABAAAB", "dns=AACBAAAB");
-    let said = curl(&certificate, https, &response, &[]).await;
+    let said = curl(&site.certificate, https, &response, &[]).await;
     assert!(said.starts_with("HTTP/2 400"), "{said}");
     assert_eq!(bench.upstream.asked().len(), 1);
 }
@@ -203,13 +229,10 @@ const COMPRESSED: [u8; 18] = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xc0, 2, 0, 28
 
 #[tokio::test]
 async fn rfc1035_section_4_1_4_a_compressed_question_is_not_repeated_over_any_transport() {
-    let directory = Scratch::new("compressed");
-    let (certificate, key) = directory.certificate("own", NAMES);
-    let settings = encrypted(&certificate, &key);
-    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
-    let bench = Bench::with(|config| config.encrypted = Some(settings)).await;
+    let site = Site::start("compressed", |_| {}).await;
+    let (bench, tls, https) = (&site.bench, site.tls, site.https);
     let mut over_tcp = TcpStream::connect(bench.addr).await.unwrap();
-    let mut over_tls = connect(&certificate, tls, b"dot").await;
+    let mut over_tls = connect(&site.certificate, tls, b"dot").await;
     for octets in [
         exchange_udp(bench.addr, &COMPRESSED).await,
         exchange(&mut over_tcp, &COMPRESSED).await,
@@ -221,7 +244,7 @@ async fn rfc1035_section_4_1_4_a_compressed_question_is_not_repeated_over_any_tr
     }
     let text = data_encoding::BASE64URL_NOPAD.encode(&COMPRESSED);
     let path = format!("/dns-query?dns={text}");
-    let said = curl(&certificate, https, &path, &[]).await;
+    let said = curl(&site.certificate, https, &path, &[]).await;
     assert!(said.starts_with("HTTP/2 400"), "{said}");
     assert!(bench.upstream.asked().is_empty());
     let counted: Vec<_> = bench.server.metrics().queries().collect();
@@ -234,17 +257,13 @@ async fn rfc1035_section_4_1_4_a_compressed_question_is_not_repeated_over_any_tr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_under_way_keeps_its_connection_and_an_idle_one_ends() {
-    let directory = Scratch::new("idle");
-    let (certificate, key) = directory.certificate("own", NAMES);
-    let settings = encrypted(&certificate, &key);
-    let (tls, https) = (settings.tls_listen[0], settings.https_listen[0]);
-    let bench = Bench::with(|config| {
-        config.encrypted = Some(settings);
+    let site = Site::start("idle", |config| {
         config.timeouts.tcp_idle = Duration::from_secs(2);
         config.timeouts.attempt = Duration::from_secs(12);
         config.timeouts.query = Duration::from_secs(12);
     })
     .await;
+    let (bench, tls, https) = (&site.bench, site.tls, site.https);
     let slow = Script {
         answers: vec![a("www.example.com.", 300, A1)],
         delay: Duration::from_secs(4),
@@ -256,11 +275,11 @@ async fn a_question_under_way_keeps_its_connection_and_an_idle_one_ends() {
     let asked = question("www.example.com.", RecordType::A, PLAIN);
     let octets = asked.to_vec().unwrap();
     let mut over_tcp = TcpStream::connect(bench.addr).await.unwrap();
-    let mut over_tls = connect(&certificate, tls, b"dot").await;
+    let mut over_tls = connect(&site.certificate, tls, b"dot").await;
     let (tcp, tls, https_said) = tokio::join!(
         exchange(&mut over_tcp, &octets),
         exchange(&mut over_tls, &octets),
-        curl(&certificate, https, EXAMPLE, &[])
+        curl(&site.certificate, https, EXAMPLE, &[])
     );
     for octets in [tcp, tls] {
         let response = Message::from_vec(&octets).expect("an answer");
@@ -268,7 +287,7 @@ async fn a_question_under_way_keeps_its_connection_and_an_idle_one_ends() {
     }
     assert!(https_said.starts_with("HTTP/2 200"), "{https_said}");
     // With nothing under way the server ends them.
-    let mut idle = connect(&certificate, https, b"h2").await;
+    let mut idle = connect(&site.certificate, https, b"h2").await;
     for stream in [&mut over_tls, &mut idle] {
         let mut rest = Vec::new();
         let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
