@@ -35,13 +35,16 @@ use crate::upstream::{Pool, UpstreamState};
 const TCP_ANSWERS_MAX: usize = 64;
 /// How often the kernel's routes are read, while they decide who is answered.
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_secs(15);
+/// How often idle sockets to upstreams are closed that have lived for as long as they may, a second too.
+const SOCKETS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The running server. Its tasks live on the tokio runtime that [`Server::start`] ran in, its UDP
 /// threads beside it.
 pub struct Server {
     handler: Arc<Handler>,
     neighbours: Arc<Neighbours>,
-    watch: tokio::task::JoinHandle<()>,
+    /// What is done from time to time, as long as this is there.
+    _watches: JoinSet<()>,
     listeners: Mutex<HashMap<SocketAddr, Listener>>,
     encrypted: Mutex<Option<Encrypting>>,
     backs: Backs,
@@ -60,12 +63,6 @@ struct Encrypting {
 struct Listener {
     streams: hickory_server::Server<Streams>,
     front: Front,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
 }
 
 impl Server {
@@ -130,9 +127,13 @@ impl Server {
         let threads = sockets.plain.iter().map(|bound| bound.udp.len()).max();
         let backs = Backs::start(threads.unwrap_or(1));
         let backs = backs.map_err(StartError::Threads)?;
+        let handler = Arc::new(handler);
+        let mut watches = JoinSet::new();
+        watches.spawn(watch_neighbours(neighbours.clone()));
+        watches.spawn(watch_sockets(handler.clone()));
         let server = Server {
-            handler: Arc::new(handler),
-            watch: tokio::spawn(watch_neighbours(neighbours.clone())),
+            handler,
+            _watches: watches,
             neighbours,
             listeners: Mutex::default(),
             encrypted: Mutex::default(),
@@ -405,6 +406,16 @@ async fn watch_neighbours(neighbours: Arc<Neighbours>) {
         if let Err(error) = neighbours.refresh() {
             tracing::debug!(%error, "cannot read this machine's routes");
         }
+    }
+}
+
+/// Closes sockets to the upstreams of the present configuration, when no questions come that would.
+async fn watch_sockets(handler: Arc<Handler>) {
+    let mut turn = tokio::time::interval(SOCKETS_INTERVAL);
+    loop {
+        turn.tick().await;
+        let responder = handler.responder.load_full();
+        responder.resolver.asker().pool().close_old_sockets();
     }
 }
 

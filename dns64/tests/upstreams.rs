@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -44,6 +45,36 @@ async fn an_upstream_that_is_not_there_is_known_by_its_icmp_error() {
         assert_eq!(tries(&bench, 0, TryResult::Broken), 1, "{protocol:?}");
         assert_eq!(tries(&bench, 0, TryResult::TimedOut), 0, "{protocol:?}");
     }
+}
+
+/// UDP sockets of this machine that are connected to the address.
+fn sockets_to(addr: SocketAddr) -> usize {
+    let SocketAddr::V4(v4) = addr else {
+        panic!("{addr}");
+    };
+    let ip = u32::from_ne_bytes(v4.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", v4.port());
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    sockets
+        .lines()
+        .filter(|line| line.split_whitespace().nth(2) == Some(&remote))
+        .count()
+}
+
+#[tokio::test]
+async fn no_socket_to_an_upstream_stays_when_nobody_asks_any_more() {
+    let bench = Bench::start().await;
+    // Nobody answers: there is one while it is waited for.
+    bench
+        .upstream
+        .on("slow.test.", RecordType::A, Reply::Silence);
+    let asked = bench.ask("slow.test.", RecordType::A);
+    tokio::join!(asked, wait_for(|| sockets_to(bench.upstream.addr) > 0));
+    bench
+        .upstream
+        .on("v4.test.", RecordType::A, one_a("v4.test."));
+    assert_eq!(bench.ask("v4.test.", RecordType::A).await.answers.len(), 1);
+    wait_for(|| sockets_to(bench.upstream.addr) == 0).await;
 }
 
 #[tokio::test]

@@ -134,6 +134,14 @@ impl Pool {
         })
     }
 
+    /// Closes sockets to upstreams that were kept for further questions, and whose time is up.
+    pub(crate) fn close_old_sockets(&self) {
+        let now = std::time::Instant::now();
+        for member in &self.members {
+            member.exchange.sockets.close_old(now);
+        }
+    }
+
     /// Whether the same authorities vouch for its upstreams, wherever they were read from.
     pub(crate) fn has_roots_of(&self, other: &Pool) -> bool {
         let roots = |pool: &Pool| pool.roots.as_ref().map(|store| store.roots.clone());

@@ -124,7 +124,7 @@ impl Sockets {
         let now = Instant::now();
         let mut idle = self.idle();
         let idle = idle.get_mut(&Handle::current().id())?;
-        idle.retain(|connected| now - connected.opened < LIFE);
+        idle.retain(|connected| !connected.is_old(now));
         while !idle.is_empty() {
             let connected = idle.swap_remove(rand::random_range(..idle.len()));
             if connected.is_quiet() {
@@ -132,6 +132,18 @@ impl Sockets {
             }
         }
         None
+    }
+
+    /// Closes those kept whose time is up: where no further question comes, nobody else does.
+    pub(super) fn close_old(&self, now: Instant) {
+        let mut idle = self.idle();
+        let kept = idle.values_mut();
+        let old: Vec<Connected> = kept
+            .flat_map(|kept| kept.extract_if(.., |connected| connected.is_old(now)))
+            .collect();
+        // No question waits until the kernel has closed them.
+        drop(idle);
+        drop(old);
     }
 
     fn give_back(&self, mut connected: Connected) {
@@ -165,6 +177,10 @@ impl Connected {
             opened: Instant::now(),
             uses: 0,
         })
+    }
+
+    fn is_old(&self, now: Instant) -> bool {
+        now - self.opened >= LIFE
     }
 
     /// Nothing came since the last answer: no second one, no guess, no ICMP error.
@@ -426,6 +442,18 @@ mod tests {
         let port = ask_once(&peers, &[], &[]).await;
         tokio::time::sleep(LIFE).await;
         assert_ne!(ask_once(&peers, &[], &[]).await, port);
+    }
+
+    #[tokio::test]
+    async fn a_socket_whose_time_is_up_is_closed_without_a_further_question() {
+        let peers = upstream().await;
+        let port = ask_once(&peers, &[], &[]).await;
+        let opened = peers.0.idle().values().flatten().next().unwrap().opened;
+        let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
+        peers.0.close_old(opened + LIFE - Duration::from_millis(1));
+        assert!(is_open());
+        peers.0.close_old(opened + LIFE);
+        assert!(!is_open());
     }
 
     #[tokio::test]
