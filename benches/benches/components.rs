@@ -11,6 +11,7 @@ use gate64_dataplane::clock::Tick;
 use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::memory::arena::Pages;
 use gate64_dataplane::memory::hash::{HashKey, Rng};
+use gate64_dataplane::memory::wheel::CHUNK_REFERENCES;
 use gate64_dataplane::memory::{Arena, Index, Probe, Wheel};
 use gate64_dataplane::packet::{Packet, Window};
 use gate64_dataplane::siit::{self, Rules};
@@ -183,7 +184,7 @@ fn wheel(criterion: &mut Criterion) {
             }
             now += 65;
             let mut visited = 0;
-            while let Some(due) = wheel.take_due(Tick(now)) {
+            while let Some(due) = wheel.take_due(Tick(now), CHUNK_REFERENCES) {
                 visited += due.references().len();
             }
             assert_eq!(visited, ENTRIES as usize);

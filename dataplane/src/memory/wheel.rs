@@ -2,7 +2,7 @@
 //!
 //! A packet only stores its time in the line it already holds. The wheel visits an entry when it
 //! could have expired; who visits puts it back if it has not. A slot is a chain of one-line
-//! chunks of fifteen references, so that a visit prefetches fifteen entries at once instead of
+//! chunks of fifteen references, so that a visit prefetches several entries at once instead of
 //! following a list through memory.
 
 use super::arena::{Arena, ArenaError, Plain, Slab, slab_bytes};
@@ -46,7 +46,7 @@ struct Slot {
 #[allow(unsafe_code)]
 unsafe impl Plain for Slot {}
 
-/// References that are due: one chunk's.
+/// References that are due, of one chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct Due {
     references: [u32; CHUNK_REFERENCES],
@@ -123,8 +123,9 @@ impl Wheel {
         self.current < now || (self.current == now && slot.head != 0)
     }
 
-    /// The next chunk of references due at or before `now`; `None` when all are done.
-    pub fn take_due(&mut self, now: Tick) -> Option<Due> {
+    /// The next references due at or before `now`: a chunk's, but no more than `most` of them,
+    /// which is at least one. `None` when all are done.
+    pub fn take_due(&mut self, now: Tick, most: usize) -> Option<Due> {
         for _ in 0..SKIP_MAX {
             let place = (self.current.0 % SLOTS) as usize;
             let slot = self.slots[place];
@@ -132,19 +133,7 @@ impl Wheel {
                 if self.current > now {
                     return None;
                 }
-                let chunk = self.chunks[slot.head as usize];
-                self.give_back(slot.head);
-                // What stands behind the first chunk is full.
-                #[allow(clippy::cast_possible_truncation)] // 15
-                let count = CHUNK_REFERENCES as u32;
-                self.slots[place] = Slot {
-                    head: chunk.next,
-                    count,
-                };
-                return Some(Due {
-                    references: chunk.references,
-                    count: slot.count as usize,
-                });
+                return Some(self.take_from(place, slot, most));
             }
             if self.current >= now {
                 return None;
@@ -152,6 +141,35 @@ impl Wheel {
             self.current.0 += 1;
         }
         None
+    }
+
+    fn take_from(&mut self, place: usize, slot: Slot, most: usize) -> Due {
+        let chunk = self.chunks[slot.head as usize];
+        let held = slot.count as usize;
+        if held > most {
+            // The last ones go: what stays begins the chunk, as ever.
+            let mut references = [0; CHUNK_REFERENCES];
+            references[..most].copy_from_slice(&chunk.references[held - most..held]);
+            #[allow(clippy::cast_possible_truncation)] // at most 15
+            let count = (held - most) as u32;
+            self.slots[place].count = count;
+            return Due {
+                references,
+                count: most,
+            };
+        }
+        self.give_back(slot.head);
+        // What stands behind the first chunk is full.
+        #[allow(clippy::cast_possible_truncation)] // 15
+        let count = CHUNK_REFERENCES as u32;
+        self.slots[place] = Slot {
+            head: chunk.next,
+            count,
+        };
+        Due {
+            references: chunk.references,
+            count: held,
+        }
     }
 
     fn take_chunk(&mut self) -> u32 {
@@ -192,7 +210,7 @@ mod tests {
 
     fn due(wheel: &mut Wheel, now: u32) -> Vec<u32> {
         let mut all = Vec::new();
-        while let Some(due) = wheel.take_due(Tick(now)) {
+        while let Some(due) = wheel.take_due(Tick(now), 4) {
             all.extend_from_slice(due.references());
         }
         all.sort_unstable();
@@ -210,6 +228,23 @@ mod tests {
         assert_eq!(due(&mut wheel, 10), []);
         assert_eq!(due(&mut wheel, 500).len(), 67);
         assert_eq!(due(&mut wheel, 5000), []);
+    }
+
+    #[test]
+    fn no_more_are_taken_than_asked_for() {
+        let mut wheel = wheel(40);
+        for reference in 1..=40 {
+            wheel.arm(Tick(3), reference);
+        }
+        let mut seen = Vec::new();
+        for most in [1, 4, 5, 2, 16, 15] {
+            let due = wheel.take_due(Tick(3), most).unwrap();
+            assert!((1..=most).contains(&due.references().len()));
+            seen.extend_from_slice(due.references());
+        }
+        assert!(wheel.take_due(Tick(3), 15).is_none());
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=40).collect::<Vec<u32>>());
     }
 
     #[test]

@@ -16,8 +16,8 @@ impl Nat64 {
         self.table.wheel.is_behind(now.tick())
     }
 
-    /// Visits at least `budget` due sessions and blocks, if there are as many (whole groups of
-    /// up to fifteen); returns how many were visited. Zero means that nothing is due.
+    /// Visits `budget` due sessions and blocks, if there are as many, and does a step of whatever
+    /// else goes by steps; returns how much was done. Zero means that nothing is due.
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
         let context = &Context::new(routes, self.pool_changes, now);
         // A clearing that goes on is work: the worker must not sleep over it.
@@ -28,7 +28,7 @@ impl Nat64 {
         self.expire_syns(budget, context);
         self.relog_blocks(context.now);
         while visited < budget {
-            let Some(due) = self.table.wheel.take_due(context.tick) else {
+            let Some(due) = self.table.wheel.take_due(context.tick, budget - visited) else {
                 break;
             };
             for &reference in due.references() {
