@@ -156,6 +156,10 @@ class Net(Network):
         text = self.run("gateway", "curl", "-s", METRICS + "/metrics")
         return {name: float(value) for name, value in re.findall(r"^(gate64_\w+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)}
 
+    def refused(self):
+        """Packets that were dropped because the log cannot be written."""
+        return sum(value for name, value in self.metrics().items() if 'reason="log_failing"' in name and "drops" in name)
+
     def ask(self, subscriber, patience=2):
         """Where the server sees that subscriber come from; nothing if it gets no answer."""
         source, server = f"2001:db8:1:{subscriber:x}::2", f"{PREF64}{SERVER}"
@@ -229,6 +233,7 @@ def moved_away(net):
 
 def a_full_disk(net):
     filling = net.work / "disk/other"
+    before = net.refused()
     with filling.open("wb", buffering=0) as other:
         try:
             while True:
@@ -244,7 +249,7 @@ def a_full_disk(net):
 
         def refuses():
             net.ask(next(fresh), 0.2)
-            return sum(value for name, value in net.metrics().items() if 'reason="log_failing"' in name and "drops" in name)
+            return net.refused() - before
 
         refused = wait_until("it counts packets that were refused for it", refuses)
         check(net.ask(4, 0.2) == "", "hands out blocks that nobody can look up")

@@ -63,7 +63,7 @@ fn sockets_to(addr: SocketAddr) -> usize {
 
 #[tokio::test]
 async fn no_socket_to_an_upstream_stays_when_nobody_asks_any_more() {
-    let bench = Bench::start().await;
+    let bench = Bench::with(|config| config.timeouts = impatient()).await;
     // Nobody answers: there is one while it is waited for.
     bench
         .upstream
