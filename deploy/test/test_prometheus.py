@@ -23,7 +23,7 @@ COMPARISON = re.compile(r"^(.*) (?:==|!=|>|<|>=|<=) [0-9.]+$", re.DOTALL)
 
 
 def output(command, **options):
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60, **options).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120, **options).stdout
 
 
 def ask(path, **parameters):
@@ -122,7 +122,7 @@ def faults(gate64, work):
         yield from faults_of_metrics(output([*IN_GATEWAY, "curl", "-sS", "--max-time", "10", METRICS]))
     finally:
         prometheus.terminate()
-        prometheus.wait(timeout=30)
+        prometheus.wait(timeout=120)
 
 
 def main():

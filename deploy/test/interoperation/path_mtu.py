@@ -6,7 +6,6 @@ import hashlib
 import re
 import socket
 import threading
-import time
 
 from .network import Failed, standing_in, wait_until
 from .topology import HOST4, HOST6, POOL, STATIC_PORT, STATIC_TCP, in_prefix
@@ -146,12 +145,17 @@ def beyond(net, way, name, route, fits):
     return f"UDP and TCP: the sender learned {fits}"
 
 
+def set_mtu(net, ends, interface, mtu):
+    """Of both ends of a link; gate64 hears of its own by netlink."""
+    for name, end in ends:
+        net.ip(name, f"link set {end} mtu {mtu}")
+    wait_until(f"gate64 has heard that {interface} has an MTU of {mtu}", lambda: net.mtu(interface) == mtu)
+
+
 def own_link(net, way, interface, far, fits, clamped):
     """The narrow link is gate64's own: it answers itself, and clamps the MSS of TCP."""
     ends = (("gate", interface), far)
-    for name, end in ends:
-        net.ip(name, f"link set {end} mtu {NARROW}")
-    time.sleep(0.5)  # gate64 hears of it by netlink
+    set_mtu(net, ends, interface, NARROW)
     try:
         forget(net)
         udp(net, way, fits)
@@ -166,9 +170,7 @@ def own_link(net, way, interface, far, fits, clamped):
         if segment > fits - way.header - 20:
             raise Failed(f"segments of {segment} octets on a path of {fits}")
     finally:
-        for name, end in ends:
-            net.ip(name, f"link set {end} mtu {WIDE}")
-        time.sleep(0.5)
+        set_mtu(net, ends, interface, WIDE)
         forget(net)
     return f"UDP: the sender learned {fits}; TCP: {f'segments clamped to {segment}' if clamped else f'learned {fits}'}"
 

@@ -8,7 +8,7 @@ The IPv6 host also translates for an IPv4 program of its own (tayga, the CLAT of
 import ipaddress
 import json
 
-from .network import LIMIT, Network, wait_until
+from .network import Network, wait_until
 
 PREFIX = ipaddress.IPv6Network("2001:db8:64::/96")
 HOST6, EDGE6, GATE6 = "2001:db8:1::10", "2001:db8:1::1", "2001:db8:2::1"
@@ -110,5 +110,12 @@ class Topology(Network):
         self.run("host6", "ping", "-6", "-c", 3, "-i", "0.2", "-W", 5, in_prefix(HOST4), fails=True)
 
     def sessions(self, *filters):
-        text = self.run("gate", self.gate64, "show", "sessions", "--json", "--socket", self.work / "gate64.sock", *filters, seconds=LIMIT)
-        return json.loads(text)
+        return self.show("sessions", *filters)
+
+    def mtu(self, interface):
+        """What gate64 takes for the MTU of one of its interfaces."""
+        [found] = [one["mtu"] for one in self.show("interfaces") if one["name"] == interface]
+        return found
+
+    def show(self, *what):
+        return json.loads(self.run("gate", self.gate64, "show", *what, "--json", "--socket", self.work / "gate64.sock"))
