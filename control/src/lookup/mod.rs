@@ -24,9 +24,9 @@ use answer::{Answer, When, note_text, rfc3339};
 pub use calculated::holder as calculated_holder;
 pub use subject::What;
 
-/// With every calculated holder.
-const CALCULATED: &str = "deterministic ports are calculated from the configuration as it is written now: of an earlier \
-                          time, ask the one that was in use then (--config FILE)";
+/// Where nobody is found and no configuration was asked.
+const JOURNAL_ONLY: &str = "only the journal was asked: static entries and deterministic ports are in the configuration \
+                            (--config FILE, without --journal)";
 
 /// `gate64 lookup`.
 #[derive(Debug, Args)]
@@ -67,16 +67,22 @@ fn find(args: &LookupArgs) -> Result<Answer, Failure> {
     let asked = asked(args, SystemTime::now())?;
     let mut answer = Answer::new(args.what, asked.when());
     let directory = match &args.journal {
-        Some(directory) => directory.clone(),
+        Some(directory) => {
+            from_journal(directory, &asked, &mut answer).map_err(Failure::Failed)?;
+            if answer.holders.is_empty() {
+                answer.notes.push(JOURNAL_ONLY.to_owned());
+            }
+            return Ok(answer);
+        }
         None => {
             let (config, _) = config::load(&args.config).map_err(|report| {
                 eprint!("{report}");
                 Failure::Configuration(check::summary(&report))
             })?;
-            if from_configuration(&config, &mut answer) {
+            if from_configuration(&config, &args.config, &mut answer) {
                 return Ok(answer);
             }
-            journal_of(&config)?
+            journal_of(&config, &args.what)?
         }
     };
     match from_journal(&directory, &asked, &mut answer) {
@@ -157,32 +163,53 @@ fn unix_ms(at: SystemTime) -> i64 {
 /// What the configuration alone decides, as it is written now: static entries, each one protocol's, and calculated
 /// ports. Whether that is all that can be found: whatever it says, another one may have said otherwise of the
 /// time that is asked for, and the journal knows of that.
-fn from_configuration(config: &Config, answer: &mut Answer) -> bool {
+fn from_configuration(config: &Config, file: &Path, answer: &mut Answer) -> bool {
     answer.holders = static_entries(config, &answer.what);
-    let calculated = calculated::holder(config, &answer.what).map(|(holder, _)| holder);
-    let is_calculated = calculated.is_some();
-    answer.holders.extend(calculated);
-    if is_calculated {
-        answer.notes.push(CALCULATED.to_owned());
+    let calculated = calculated::holder(config, &answer.what);
+    let overflows = calculated.as_ref().map(|(_, overflow)| *overflow);
+    answer.holders.extend(calculated.map(|(holder, _)| holder));
+    if answer.holders.is_empty() {
+        return false;
     }
-    if answer.holders.is_empty() || config.log.journal.is_some() {
+    answer.notes.push(as_written(file));
+    if config.log.journal.is_some() {
         return false;
     }
     answer.covered = false;
-    let note = match answer.what {
-        What::Mapped(..) if is_calculated => {
+    answer
+        .notes
+        .push(without_journal(&answer.what, overflows).to_owned());
+    true
+}
+
+/// With every holder that a configuration names.
+fn as_written(file: &Path) -> String {
+    format!(
+        "static entries and deterministic ports are those of {} as it is written now: gate64 cannot know whether \
+         another configuration was in use at that time; if so, ask that one (--config FILE)",
+        file.display()
+    )
+}
+
+/// What no record says; `overflows` of what is calculated: whether the subscriber may have other ports by this
+/// configuration.
+fn without_journal(what: &What, overflows: Option<bool>) -> &'static str {
+    match (what, overflows) {
+        (What::Mapped(..), Some(_)) => {
             "without [log.journal] there is no record of who had the port while it was not calculated so"
         }
-        What::Mapped(..) => {
-            "that is the entry as it is written now: without [log.journal] there is no record of who had the \
-             port before, or with another protocol"
+        (What::Mapped(..), None) => {
+            "without [log.journal] there is no record of who had the port before the entry was written, or with \
+             another protocol"
         }
-        What::Subscriber(_) => {
+        (What::Subscriber(_), Some(false)) => {
+            "it has no other ports by this configuration: without [log.journal] there is no record of any that it \
+             had by another one"
+        }
+        (What::Subscriber(_), _) => {
             "it may have had other ports too: without [log.journal] there is no record of these"
         }
-    };
-    answer.notes.push(note.to_owned());
-    true
+    }
 }
 
 fn static_entries(config: &Config, what: &What) -> Vec<Holder> {
@@ -209,13 +236,14 @@ fn static_entries(config: &Config, what: &What) -> Vec<Holder> {
     entries.filter(is_meant).map(holder).collect()
 }
 
-fn journal_of(config: &Config) -> Result<PathBuf, Failure> {
+/// Where to ask further of what no static entry and no calculation tells.
+fn journal_of(config: &Config, what: &What) -> Result<PathBuf, Failure> {
     let journal = config.log.journal.as_ref();
     journal.map(|journal| journal.path.clone()).ok_or_else(|| {
-        Failure::Configuration(
-            "there is no [log.journal]: write one to be able to look up what happens from now on"
-                .to_owned(),
-        )
+        Failure::Configuration(format!(
+            "the configuration by itself says nothing of {what}, and there is no [log.journal]: write one to be \
+             able to look up what happens from now on"
+        ))
     })
 }
 
@@ -425,6 +453,19 @@ mod tests {
             ["journal"]
         );
         assert_eq!(sources(&site.ask("2001:db8::80").unwrap()), ["static"]);
+        // Who asks the journal alone is told what it does not have.
+        let journal = Some(site.0.join("journal"));
+        let what = "2001:db8::80".parse().unwrap();
+        let to = Some(SystemTime::now());
+        let alone = find(&LookupArgs {
+            what,
+            journal,
+            to,
+            ..args(None, None, None)
+        })
+        .unwrap();
+        assert_eq!(alone.holders, []);
+        assert_eq!(alone.notes.last().unwrap(), JOURNAL_ONLY);
     }
 
     #[test]
@@ -438,10 +479,9 @@ mod tests {
             for what in ["203.0.113.5:1100/tcp", "2001:db8::80"] {
                 let answer = site.ask(what).unwrap();
                 assert_eq!(sources(&answer), ["static"]);
-                assert!(
-                    !answer.covered && answer.notes[0].contains(says),
-                    "{answer:?}"
-                );
+                assert!(!answer.covered && answer.notes.len() == 2, "{answer:?}");
+                assert!(answer.notes[0].contains("as it is written now"));
+                assert!(answer.notes[1].contains(says), "{answer:?}");
             }
             assert!(site.ask("203.0.113.5:1100/udp").is_err());
         }
@@ -483,8 +523,33 @@ mod tests {
                 let answer = site.ask(what).unwrap();
                 assert_eq!(sources(&answer), ["deterministic"]);
                 assert!(!answer.covered && answer.notes.len() == 2, "{answer:?}");
-                assert!(answer.notes[0].contains("as it is written now"));
+                let written = format!("{}/gate64.toml as it is written now", site.0.display());
+                assert!(answer.notes[0].contains(&written), "{answer:?}");
                 assert!(answer.notes[1].contains(says), "{answer:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_journal_no_more_is_claimed_than_the_configuration_says() {
+        let overflow = format!("{CALCULATED_PORTS}overflow = true\n");
+        for (name, ports, says) in [
+            (
+                "alone",
+                CALCULATED_PORTS,
+                "no other ports by this configuration",
+            ),
+            ("overflow", &*overflow, "may have had other ports"),
+        ] {
+            let site = Site::new(&format!("claims-{name}"), ports);
+            let answer = site.ask("2001:db8:d000:5::1").unwrap();
+            assert!(answer.notes[1].contains(says), "{answer:?}");
+            // No subscriber has these.
+            for nobodys in ["198.51.100.5:1000/udp", "2001:db8:e000::1"] {
+                let failure = site.ask(nobodys).unwrap_err().to_string();
+                let subject = nobodys.parse::<What>().unwrap().to_string();
+                assert!(failure.contains(&subject), "{failure}");
+                assert!(failure.contains("there is no [log.journal]"), "{failure}");
             }
         }
     }

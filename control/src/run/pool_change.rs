@@ -191,7 +191,7 @@ pub(super) fn plan(
     let own = crate::machine::own_addresses();
     let (lost, stranded) = stranded
         .into_iter()
-        .partition(|(ip, _)| is_lost(*ip, &current, removal, &own));
+        .partition(|(ip, _)| is_lost(*ip, &map, removal, &own));
     let stranded: Vec<(Ipv4Addr, u32)> = stranded;
     if removal == PoolRemoval::Drain && !stranded.is_empty() {
         let old = super::nat64_config(&state.config.load()).map_err(|error| error.to_string())?;
@@ -240,11 +240,11 @@ pub(super) fn plan(
     })
 }
 
-/// Whether what an address loses can neither go on nor be waited for: of one that is shared with the host the host gets
-/// the packets at once, and one that the host no longer has gets none.
-fn is_lost(ip: Ipv4Addr, current: &PoolMap, removal: PoolRemoval, own: &[IpAddr]) -> bool {
+/// Whether what an address loses can neither go on nor be waited for: of one that is shared with the host from now on,
+/// or was when it was removed, the host gets the packets at once, and one that the host no longer has gets none.
+fn is_lost(ip: Ipv4Addr, map: &PoolMap, removal: PoolRemoval, own: &[IpAddr]) -> bool {
     let is_there = own.contains(&IpAddr::V4(ip));
-    !current.is_whole(ip) && (removal == PoolRemoval::Drain || !is_there)
+    !map.is_whole(ip) && (removal == PoolRemoval::Drain || !is_there)
 }
 
 /// What would be taken by `map` and was not by `current`: `now` is held beyond the one, `before` beyond the other.

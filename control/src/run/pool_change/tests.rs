@@ -46,6 +46,26 @@ fn what_an_address_shared_with_the_host_loses_does_not_go_on() {
 }
 
 #[test]
+fn what_is_shared_with_the_host_from_now_on_decides_what_goes_on() {
+    let shared = |ports, shared_with_host| {
+        let mut nat64 = pool(ports);
+        nat64.pool4[0].shared_with_host = shared_with_host;
+        nat64
+    };
+    for before in [false, true] {
+        let current = PoolMap::new(&shared(1024..=60_415, before), 1);
+        let change = |nat64: &Nat64Config| current.changed(nat64, 1, &|_| false).unwrap();
+        let is_lost = |map: &PoolMap| is_lost(IP, map, PoolRemoval::Drain, &[IpAddr::V4(IP)]);
+        for after in [false, true] {
+            let smaller = change(&shared(1024..=30_719, after));
+            assert_eq!(is_lost(&smaller), after, "shared before: {before}");
+        }
+        let removed = change(&Nat64Config::default());
+        assert_eq!(is_lost(&removed), before, "what was there closes as it was");
+    }
+}
+
+#[test]
 fn what_was_not_cut_at_its_deadline_is_tried_again() {
     let drains = Drains::default();
     let ip = Ipv4Addr::new(192, 0, 2, 9);
