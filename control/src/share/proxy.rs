@@ -402,6 +402,10 @@ mod tests {
             assert_eq!(refused.left, Some(old), "{refused:?}");
             assert!(refused.reason.contains("cannot make room"), "{refused:?}");
             assert_eq!(has(new), (false, false));
+            // What fails of one part holds up no other.
+            assert_eq!(has(old), (false, false));
+            // Nor can it be answered for again, or forgotten.
+            assert_eq!(links.answer_for(old, None).unwrap_err().left, Some(old));
             // Nothing was made of this one, so nothing is left.
             assert_eq!(links.answer_for(new, None).unwrap_err().left, None);
             std::fs::remove_dir(&in_the_way).unwrap();
