@@ -1,7 +1,7 @@
 //! What a configuration alone decides by calculation (RFC 7422): whose a port is, and which ports a
 //! subscriber has.
 
-use gate64_dataplane::config::Nat64Config;
+use gate64_dataplane::config::{Nat64Config, Prefix6};
 use gate64_dataplane::nat64::deterministic::Assignment;
 use gate64_dataplane::nat64::pool4::PoolMap;
 
@@ -23,6 +23,18 @@ pub fn holder(config: &Config, what: &What) -> Option<(Holder, bool)> {
         What::Subscriber(prefix) => sets.forward(&pools, prefix.ip)?,
     };
     Some((of(&found), found.overflow))
+}
+
+/// Whether a prefix has several subscribers, of which some have calculated ports.
+pub fn is_of_several(config: &Config, what: &What) -> bool {
+    let What::Subscriber(asked) = what else {
+        return false;
+    };
+    let asked = Prefix6::new(asked.ip, asked.length);
+    let sets = config.nat64.deterministic.iter();
+    let mut ranges = sets.flat_map(|set| &set.subscribers);
+    asked.length < config.nat64.subscriber.prefix_length
+        && ranges.any(|range| asked.contains(range.address) || range.contains(asked.address))
 }
 
 fn of(found: &Assignment) -> Holder {

@@ -28,6 +28,10 @@ pub use subject::What;
 const JOURNAL_ONLY: &str = "only the journal was asked: static entries and deterministic ports are in the configuration \
                             (--config FILE, without --journal)";
 
+/// Of a prefix that is more than one subscriber's.
+const SEVERAL: &str = "subscribers in it have deterministic ports, which are told of one subscriber at a time: ask for its \
+                       prefix, or an address in it";
+
 /// `gate64 lookup`.
 #[derive(Debug, Args)]
 pub struct LookupArgs {
@@ -87,7 +91,7 @@ fn find(args: &LookupArgs) -> Result<Answer, Failure> {
     };
     match from_journal(&directory, &asked, &mut answer) {
         // What the configuration says holds without it.
-        Err(reason) if !answer.holders.is_empty() => {
+        Err(reason) if !answer.notes.is_empty() => {
             answer.covered = false;
             answer.notes.push(reason);
         }
@@ -168,17 +172,22 @@ fn from_configuration(config: &Config, file: &Path, answer: &mut Answer) -> bool
     let calculated = calculated::holder(config, &answer.what);
     let overflows = calculated.as_ref().map(|(_, overflow)| *overflow);
     answer.holders.extend(calculated.map(|(holder, _)| holder));
-    if answer.holders.is_empty() {
-        return false;
+    let is_found = !answer.holders.is_empty();
+    if is_found {
+        answer.notes.push(as_written(file));
     }
-    answer.notes.push(as_written(file));
-    if config.log.journal.is_some() {
+    if calculated::is_of_several(config, &answer.what) {
+        answer.covered = false;
+        answer.notes.push(SEVERAL.to_owned());
+    }
+    if answer.notes.is_empty() || config.log.journal.is_some() {
         return false;
     }
     answer.covered = false;
-    answer
-        .notes
-        .push(without_journal(&answer.what, overflows).to_owned());
+    if is_found {
+        let note = without_journal(&answer.what, overflows);
+        answer.notes.push(note.to_owned());
+    }
     true
 }
 
@@ -196,7 +205,7 @@ fn as_written(file: &Path) -> String {
 fn without_journal(what: &What, overflows: Option<bool>) -> &'static str {
     match (what, overflows) {
         (What::Mapped(..), Some(_)) => {
-            "without [log.journal] there is no record of who had the port while it was not calculated so"
+            "without [log.journal] there is no record of who had the port by another configuration"
         }
         (What::Mapped(..), None) => {
             "without [log.journal] there is no record of who had the port before the entry was written, or with \
@@ -254,7 +263,7 @@ fn journal_of(config: &Config, what: &What) -> Result<PathBuf, Failure> {
 fn from_journal(directory: &Path, asked: &Asked, answer: &mut Answer) -> Result<(), String> {
     let found = journal::lookup(directory, &asked.question())
         .map_err(|error| unreadable(directory, &error))?;
-    answer.covered = is_covered(&found.notes);
+    answer.covered &= is_covered(&found.notes);
     answer.notes.extend(found.notes.iter().map(note_text));
     let holders = found.holdings.iter().map(Holder::from_journal);
     answer.holders.extend(holders);
@@ -527,6 +536,29 @@ mod tests {
                 assert!(answer.notes[0].contains(&written), "{answer:?}");
                 assert!(answer.notes[1].contains(says), "{answer:?}");
             }
+        }
+    }
+
+    #[test]
+    fn of_a_prefix_of_several_subscribers_calculated_ports_are_not_denied() {
+        let with = format!("{CALCULATED_PORTS}{JOURNAL}");
+        for (name, text) in [("journal", &*with), ("alone", CALCULATED_PORTS)] {
+            let site = Site::new(&format!("several-{name}"), text);
+            site.write_journal("198.51.100.5");
+            // Some of the set, all of it, and more than that.
+            for what in [
+                "2001:db8:d000:8::/62",
+                "2001:db8:d000::/60",
+                "2001:db8:d000::/48",
+            ] {
+                let answer = site.ask(what).unwrap();
+                assert!(answer.holders.is_empty() && !answer.covered, "{answer:?}");
+                assert_eq!(answer.notes[0], SEVERAL);
+                assert!(answer.text().contains("not known"));
+            }
+            let elsewhere = site.ask("2001:db8:d000:10::/60");
+            let notes = elsewhere.map_or_else(|_| Vec::new(), |answer| answer.notes);
+            assert!(!notes.contains(&SEVERAL.to_owned()), "{notes:?}");
         }
     }
 
