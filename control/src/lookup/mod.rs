@@ -421,6 +421,8 @@ mod tests {
             bus.tell(gate64_log::What::Block(BlockAction::Allocated, block));
             bus.close();
             journal.join();
+            // What is asked from now on is of after its end, in milliseconds too.
+            std::thread::sleep(Duration::from_millis(2));
         }
 
         /// Until now, since nobody had anything before the journal.
@@ -512,7 +514,7 @@ mod tests {
         assert_eq!(sources(&subscriber), ["deterministic"]);
         assert_eq!(subscriber.notes[0], port.notes[0]);
         // The journal has ended: it does not know of what came then.
-        assert!(!subscriber.covered);
+        assert!(!subscriber.covered, "{subscriber:?}");
         assert!(subscriber.notes[1].contains("as far as this journal knows"));
     }
 
