@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
-use gate64_dataplane::command::{Command, Event, TooManyJobs};
+use gate64_dataplane::command::{Command, Event, Filter, TooManyJobs};
 use gate64_dataplane::config::{Nat64Config, Pool4Prefix, StaticBib};
 use gate64_dataplane::counters;
 use gate64_dataplane::memory::HashKey;
@@ -166,6 +166,13 @@ impl Bench {
         self.gateway.advance(Duration::from_millis(250));
         self.gateway.nat64.check_invariants();
         answer.try_recv().unwrap()
+    }
+
+    fn clear(&mut self, filter: Filter) -> Receiver<Result<u64, TooManyJobs>> {
+        let (reply, answer) = crossbeam::channel::bounded(1);
+        let command = Command::ClearSessions { filter, reply };
+        self.gateway.nat64.command(command, self.gateway.now);
+        answer
     }
 
     /// Held blocks that the pools in use would not give out.
@@ -365,6 +372,65 @@ fn a_cut_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
         }
     }
     assert_eq!(done.try_recv(), Ok(1), "block");
+    assert_eq!(bench.gateway.count(counters::events_lost(0)), 0);
+    assert_eq!(ended, sessions);
+    bench.gateway.nat64.check_invariants();
+}
+
+/// A customer at the limit whose sessions are cleared opens others at once.
+#[test]
+fn what_is_cleared_counts_nowhere_any_more() {
+    let mut config = config(|_| {});
+    config.subscriber.session_count_max = 4;
+    let mut bench = Bench::empty(config, 100, true);
+    bench.fill(2, |_| {});
+    bench.open(1, SERVER).expect("another customer");
+    let more = udp6((host(0), 7000), (embedded(SERVER), 9), b"x");
+    bench
+        .gateway
+        .rejects(Side::V6, &more, DropReason::SubscriberSessions);
+    let cleared = bench.clear(Filter {
+        v6: Some((host(0), 64)),
+        ..Filter::default()
+    });
+    bench.step();
+    bench.step();
+    assert_eq!(cleared.try_recv(), Ok(Ok(4)));
+    assert_eq!(bench.gateway.sessions(Protocol::Udp), 1);
+    bench.gateway.nat64.check_invariants();
+    bench.gateway.v6(&more);
+    bench.fill(1, |_| {});
+    for _ in 0..4 {
+        bench.gateway.advance(Duration::from_secs(301));
+        bench.gateway.nat64.check_invariants();
+    }
+    assert_eq!(bench.gateway.sessions(Protocol::Udp), 0);
+    assert_eq!(bench.held_by_events(), 0);
+}
+
+/// As with a cut: the log reads slowly.
+#[test]
+fn a_clearing_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
+    const MAPPINGS: u16 = 6000;
+    const EVENTS_PER_TURN: usize = 256;
+    let sessions = 2 * u64::from(MAPPINGS);
+    let mut bench = Bench::empty(large_blocks(|_| {}), sessions, true);
+    bench.fill(
+        MAPPINGS,
+        |gateway| {
+            while gateway.nat64.take_event().is_some() {}
+        },
+    );
+    let done = bench.clear(Filter::default());
+    let mut ended = 0;
+    for _ in 0..200 {
+        bench.step();
+        for _ in 0..EVENTS_PER_TURN {
+            let event = bench.gateway.nat64.take_event();
+            ended += u64::from(matches!(event, Some(Event::SessionDeleted(_))));
+        }
+    }
+    assert_eq!(done.try_recv(), Ok(Ok(sessions)));
     assert_eq!(bench.gateway.count(counters::events_lost(0)), 0);
     assert_eq!(ended, sessions);
     bench.gateway.nat64.check_invariants();

@@ -30,7 +30,7 @@ const PORTS_MAX: u16 = 256;
 
 /// No step begins while as many events wait. With what a step tells at most, the end of each
 /// session, a quarter is left for what else happens in a turn.
-const EVENTS_WAITING_MAX: usize = EVENTS_MAX / 2;
+pub(super) const EVENTS_WAITING_MAX: usize = EVENTS_MAX / 2;
 
 const _: () = assert!(EXTRAS_MAX as usize <= EVENTS_MAX / 4);
 const _: () = assert!(PORTS_MAX as usize * Protocol::ALL.len() < EVENTS_MAX / 4);
@@ -289,7 +289,7 @@ impl Nat64 {
     }
 
     /// Ends a session before its time, and with the last one its mapping.
-    fn cut_session(&mut self, at: SessionRef, now: Instant) {
+    pub(super) fn cut_session(&mut self, at: SessionRef, now: Instant) {
         if self.table.session(at).state != 0 && self.end_session(at, Table::cut_session, now) {
             self.unmap(at.bib(), now.tick());
         }

@@ -5,7 +5,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use gate64_wire::addr::{Protocol, TransportAddr4, TransportAddr6};
 use gate64_wire::checksum::Delta;
 
-use super::lifetime::STATE_DEAD;
 use crate::clock::Tick;
 use crate::memory::Plain;
 use crate::route::HopId;
@@ -128,13 +127,13 @@ impl Session {
         Fit::of(self.remote_ip, self.remote_port, self.pref64, self.state)
     }
 
-    /// Whether there is a session and it was not cleared.
+    /// Whether there is a session.
     #[inline]
     pub fn is_live(&self) -> bool {
-        self.state.wrapping_sub(1) < STATE_DEAD - 1
+        self.state != 0
     }
 
-    /// Whether it is a live session with this peer.
+    /// Whether it is a session with this peer.
     #[inline]
     pub fn is_with(&self, peer: TransportAddr4) -> bool {
         self.remote() == peer && self.is_live()

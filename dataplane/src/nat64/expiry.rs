@@ -1,6 +1,5 @@
 //! Expiry: a bounded number of sessions and blocks is visited in a turn of the worker.
 
-use super::lifetime::STATE_DEAD;
 use super::table::{SessionRef, Table, WheelRef};
 use super::tcp_state::TcpState;
 use super::{Context, Nat64};
@@ -21,7 +20,7 @@ impl Nat64 {
     pub fn expire(&mut self, routes: &RouteSnapshot, now: Instant, budget: usize) -> usize {
         let context = &Context::new(routes, self.pool_changes, now);
         // A clearing that goes on is work: the worker must not sleep over it.
-        let mut visited = usize::from(self.work_off_clears());
+        let mut visited = usize::from(self.work_off_clears(now));
         visited += usize::from(self.work_off_cuts(now));
         visited += usize::from(self.work_off_tops());
         self.expire_fragments(budget, now);
@@ -74,7 +73,7 @@ impl Nat64 {
         let session = self.table.session(at);
         let (state, seen) = (session.state, session.seen);
         let over = self.lifetimes.over_at(state, Tick(seen));
-        if state == STATE_DEAD || over <= tick {
+        if over <= tick {
             if self.goes_transitory(at, tick) {
                 self.probe(at, context);
                 let over = self.lifetimes.over_at(TcpState::Trans as u8, tick);

@@ -26,17 +26,15 @@ pub enum Lifetime {
 pub const STATE_UDP: u8 = 1;
 /// State octet of an ICMP query session.
 pub const STATE_ICMP: u8 = 2;
-/// State octet of a session that was cleared: it goes at its next visit.
-pub const STATE_DEAD: u8 = 10;
 
 const STATES: usize = 16;
 
-/// The protocol whose sessions have this state; `None` where there is no live session.
+/// The protocol whose sessions have this state; `None` where there is no session.
 pub fn protocol_of(state: u8) -> Option<Protocol> {
     match state {
         STATE_UDP => Some(Protocol::Udp),
         STATE_ICMP => Some(Protocol::Icmp),
-        0 | STATE_DEAD.. => None,
+        0 => None,
         _ => Some(Protocol::Tcp),
     }
 }

@@ -1,6 +1,6 @@
 //! What control asks for: pages of entries, clearing, a new configuration.
 //!
-//! Pages, searches and clearing take bounded steps between bursts. A new configuration is taken
+//! Pages, searches and clearing take bounded steps between bursts; clearing cuts, see [`super::cut`]. A new configuration is taken
 //! over in one go, which looks at every port block once (see [`super::cut`]) and makes the classes
 //! anew.
 
@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crossbeam::channel::Sender;
 use gate64_wire::addr::{Protocol, TransportAddr6};
 
-use super::Nat64;
 use super::class::Classes;
+use super::cut::EVENTS_WAITING_MAX;
 use super::lifetime::LifetimeTable;
 use super::ownership::mask;
 use super::pool4::BlockId;
@@ -20,6 +20,7 @@ use super::subscriber::Subscriber;
 use super::table::{BibEntry, Session, SessionRef};
 use super::tcp_state::TcpState;
 use super::tuples::shown_peer;
+use super::{EVENTS_MAX, Nat64};
 use crate::clock::{Instant, TICK, Tick, ticks};
 use crate::command::{
     BibRow, BlockRow, BlockUse, Command, Filter, JOBS_MAX, Page, PoolRow, SessionRow,
@@ -30,6 +31,11 @@ use crate::siit;
 
 /// Entries looked at for one page or one step of clearing.
 const LOOK_MAX: u32 = 2048;
+
+/// Sessions ended in one step of clearing.
+const CLEAR_MAX: usize = 512;
+
+const _: () = assert!(CLEAR_MAX <= EVENTS_MAX / 8); // beside a cut in the same turn
 
 /// Cursors from here on walk the further sessions.
 const EXTRA_CURSOR: u32 = 1 << 31;
@@ -162,7 +168,7 @@ impl Nat64 {
         let mut rows = Vec::new();
         let next = self.walk_sessions(cursor, &mut |at| {
             let (entry, session) = (self.table.bib(at.bib()), self.table.session(at));
-            if session.is_live() && selects(filter, entry) && selects_remote(filter, session) {
+            if selects(filter, entry) && selects_remote(filter, session) {
                 rows.push(self.session_row(entry, session, now));
             }
             rows.len() < limit
@@ -459,25 +465,26 @@ impl Nat64 {
         })
     }
 
-    /// A step of the oldest clearing; whether there was one.
-    pub(super) fn work_off_clears(&mut self) -> bool {
+    /// A step of the oldest clearing; whether there was one. None is made while the log has to
+    /// catch up, as with cuts. What is cleared counts nowhere any more.
+    pub(super) fn work_off_clears(&mut self, now: Instant) -> bool {
+        if self.events.len() >= EVENTS_WAITING_MAX {
+            return false;
+        }
         let Some(mut clear) = self.clears.pop_front() else {
             return false;
         };
         let mut doomed = Vec::new();
         let next = self.walk_sessions(clear.cursor, &mut |at| {
             let (entry, session) = (self.table.bib(at.bib()), self.table.session(at));
-            if session.is_live()
-                && selects(&clear.filter, entry)
-                && selects_remote(&clear.filter, session)
-            {
+            if selects(&clear.filter, entry) && selects_remote(&clear.filter, session) {
                 doomed.push(at);
             }
-            true
+            doomed.len() < CLEAR_MAX
         });
         clear.count += doomed.len() as u64;
         for at in doomed {
-            self.table.kill_session(at);
+            self.cut_session(at, now);
         }
         match next {
             Some(cursor) => {

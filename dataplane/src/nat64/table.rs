@@ -15,7 +15,7 @@ pub use super::entry::{
     BibEntry, Ends, ExtraSession, Fit, NUMBER_MAX, Session, SessionRef, WheelRef,
 };
 use super::entry::{FLAG_AWAITED, FLAG_LIVE, FLAG_STATIC};
-use super::lifetime::{self, STATE_DEAD};
+use super::lifetime;
 use super::pool4::Slot;
 use crate::clock::Tick;
 use crate::memory::{Arena, ArenaError, HashKey, Index, Probe, Slab, Wheel};
@@ -515,11 +515,6 @@ impl Table {
         debug_assert!(found, "every further session is indexed");
         self.bibs[bib as usize].extra_count -= 1;
         self.extras[extra as usize].session = Session::default();
-    }
-
-    /// Marks a session as over; the wheel's next visit, within TCP_TRANS, removes it.
-    pub fn kill_session(&mut self, at: SessionRef) {
-        self.session_mut(at).state = STATE_DEAD;
     }
 
     /// Live BIB entries from number `from` on, at most `look` numbers looked at; the number to go

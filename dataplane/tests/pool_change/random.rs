@@ -86,6 +86,14 @@ fn reloads_and_cuts_in_any_order_leave_nothing_behind() {
                 let which = which[usize::try_from(rng.below(3)).unwrap()];
                 drop(bench.try_cut(which));
             }
+            37 => {
+                let number = u16::try_from(rng.below(12)).unwrap();
+                let filter = Filter {
+                    v6: Some((host(number), 64)),
+                    ..Filter::default()
+                };
+                drop(bench.clear(filter));
+            }
             _ => bench.step(),
         }
         while let Some(event) = bench.gateway.nat64.take_event() {
