@@ -114,18 +114,37 @@ pub enum ShowWhat {
     /// Sessions
     Sessions(RowArgs),
     /// Binding information base: mappings of transport addresses
-    Bib(RowArgs),
-    /// Pool addresses and their port blocks
-    Pool(RowArgs),
-    /// Subscribers, their addresses and port blocks
-    Subscribers {
+    Bib {
         /// Which
         #[command(flatten)]
-        rows: RowArgs,
+        filter: BibFilterArgs,
+        /// Rows at most; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Pool addresses and their port blocks
+    Pool {
+        /// Only this pool address
+        #[arg(long, value_name = "ADDR")]
+        v4: Option<String>,
+        /// Rows at most; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Subscribers, their addresses and port blocks
+    Subscribers {
+        /// Only subscribers in this IPv6 prefix, or the one that it lies in
+        #[arg(long, value_name = "PREFIX")]
+        v6: Option<String>,
+        /// Only subscribers on this pool address
+        #[arg(long, value_name = "ADDR")]
+        v4: Option<String>,
         /// Those that have most, most first
-        #[arg(long, value_parser = ["ports", "sessions", "refusals"],
-            conflicts_with_all = ["protocol", "v6", "v4", "port", "remote"])]
+        #[arg(long, value_parser = ["ports", "sessions", "refusals"], conflicts_with_all = ["v6", "v4"])]
         top: Option<String>,
+        /// Rows at most; 0 for all
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
     },
     /// Port blocks in use or at rest, and who has them
     Blocks {
@@ -160,9 +179,9 @@ pub enum ShowWhat {
     Config,
 }
 
-/// Which entries.
+/// Which mappings.
 #[derive(Debug, Default, Clone, Args)]
-pub struct FilterArgs {
+pub struct BibFilterArgs {
     /// Only this protocol
     #[arg(long, value_parser = ["udp", "tcp", "icmp"])]
     pub protocol: Option<String>,
@@ -175,6 +194,27 @@ pub struct FilterArgs {
     /// Only this pool port
     #[arg(long)]
     pub port: Option<u16>,
+}
+
+impl BibFilterArgs {
+    /// As the API takes it.
+    pub fn query(&self) -> Query {
+        Query {
+            protocol: self.protocol.clone(),
+            v6: self.v6.clone(),
+            v4: self.v4.clone(),
+            port: self.port,
+            ..Query::default()
+        }
+    }
+}
+
+/// Which sessions.
+#[derive(Debug, Default, Clone, Args)]
+pub struct FilterArgs {
+    /// Of which mappings
+    #[command(flatten)]
+    pub bib: BibFilterArgs,
     /// Only this IPv4 peer
     #[arg(long, value_name = "ADDR")]
     pub remote: Option<String>,
@@ -184,17 +224,13 @@ impl FilterArgs {
     /// As the API takes it.
     pub fn query(&self) -> Query {
         Query {
-            protocol: self.protocol.clone(),
-            v6: self.v6.clone(),
-            v4: self.v4.clone(),
-            port: self.port,
             remote: self.remote.clone(),
-            ..Query::default()
+            ..self.bib.query()
         }
     }
 }
 
-/// Which entries, and how many.
+/// Which sessions, and how many.
 #[derive(Debug, Args)]
 pub struct RowArgs {
     /// Which

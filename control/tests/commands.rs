@@ -61,6 +61,20 @@ const NAT64: &str = "[[interface]]\nname = \"g64nowhere0\"\n[nat64]\npref64 = [\
 fn usage_is_2() {
     fails(&["frobnicate"], 2, &["unrecognized subcommand"]);
     fails(&["show"], 2, &["Usage"]);
+    // What a listing cannot tell apart is no flag of it.
+    for (what, flag, value) in [
+        ("bib", "--remote", "192.0.2.1"),
+        ("pool", "--v6", "2001:db8::/32"),
+        ("pool", "--port", "1024"),
+        ("subscribers", "--protocol", "tcp"),
+        ("subscribers", "--remote", "192.0.2.1"),
+    ] {
+        fails(
+            &["show", what, flag, value],
+            2,
+            &["unexpected argument", flag],
+        );
+    }
 }
 
 #[test]

@@ -59,6 +59,31 @@ impl Query {
         })
     }
 
+    /// Refuses filters that a listing does not know: an answer that passed over them would be
+    /// taken for one that matches. `known` names those that it does.
+    ///
+    /// # Errors
+    /// Which one, and what is accepted.
+    pub fn only(&self, known: &[&str]) -> Result<(), ListError> {
+        let given = [
+            ("protocol", self.protocol.is_some()),
+            ("v6", self.v6.is_some()),
+            ("v4", self.v4.is_some()),
+            ("port", self.port.is_some()),
+            ("remote", self.remote.is_some()),
+            ("top", self.top.is_some()),
+        ];
+        let unknown = given
+            .iter()
+            .find(|(name, is_given)| *is_given && !known.contains(name));
+        unknown.map_or(Ok(()), |(name, _)| {
+            Err(ListError::Request(format!(
+                "{name} is no filter of this listing: accepted are {}",
+                known.join(", ")
+            )))
+        })
+    }
+
     fn cursor(&self) -> Result<(u8, u32), String> {
         let Some(text) = &self.cursor else {
             return Ok((0, 0));

@@ -169,6 +169,7 @@ macro_rules! paged {
 
 async fn sessions(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        query.only(&["protocol", "v6", "v4", "port", "remote"])?;
         let command = paged!(Sessions);
         listing::list(state, query, command, model::Session::new)
     })
@@ -177,6 +178,7 @@ async fn sessions(Shared(state): App, query: Asked) -> Response {
 
 async fn bib(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        query.only(&["protocol", "v6", "v4", "port"])?;
         let command = paged!(Bib);
         listing::list(state, query, command, model::Bib::new)
     })
@@ -185,6 +187,7 @@ async fn bib(Shared(state): App, query: Asked) -> Response {
 
 async fn pool(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        query.only(&["v4"])?;
         let command = paged!(Pool);
         let config = state.config.load();
         let names = &config.nat64.pool_names;
@@ -197,6 +200,7 @@ async fn pool(Shared(state): App, query: Asked) -> Response {
 
 async fn blocks(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        query.only(&["v6", "v4", "port"])?;
         if query.port.is_some() && query.v4.is_none() {
             let error = "a port is one of an address: give v4 too".to_owned();
             return Err(ListError::Request(error));
@@ -213,6 +217,11 @@ async fn blocks(Shared(state): App, query: Asked) -> Response {
 
 async fn subscribers(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        let known: &[&str] = match query.top {
+            Some(_) => &["top"],
+            None => &["v6", "v4", "top"],
+        };
+        query.only(known)?;
         let command = paged!(Subscribers);
         let config = state.config.load();
         let classes = &config.nat64.classes;
@@ -230,6 +239,7 @@ async fn subscribers(Shared(state): App, query: Asked) -> Response {
 
 async fn clear_sessions(Shared(state): App, query: Asked) -> Response {
     blocking(state, query, |state, query| {
+        query.only(&["protocol", "v6", "v4", "port", "remote"])?;
         listing::clear_sessions(state, query).map(|sessions| model::Cleared { sessions })
     })
     .await

@@ -45,32 +45,31 @@ pub fn show(api: &mut Connection, args: &ShowArgs) -> Result<(), Failure> {
             &SESSIONS,
             session_row,
         ),
-        ShowWhat::Bib(rows) => listing(
-            api,
-            "/v1/bib",
-            &rows.query(),
-            rows.limit,
-            json,
-            &BIB,
-            bib_row,
-        ),
-        ShowWhat::Pool(rows) => listing(
+        ShowWhat::Bib { filter, limit } => {
+            listing(api, "/v1/bib", &filter.query(), *limit, json, &BIB, bib_row)
+        }
+        ShowWhat::Pool { v4, limit } => listing(
             api,
             "/v1/pool",
-            &rows.query(),
-            rows.limit,
+            &Query {
+                v4: v4.clone(),
+                ..Query::default()
+            },
+            *limit,
             json,
             &POOL,
             pool_row,
         ),
-        ShowWhat::Subscribers { rows, top } => listing(
+        ShowWhat::Subscribers { v6, v4, top, limit } => listing(
             api,
             "/v1/subscribers",
             &Query {
+                v6: v6.clone(),
+                v4: v4.clone(),
                 top: top.clone(),
-                ..rows.query()
+                ..Query::default()
             },
-            rows.limit,
+            *limit,
             json,
             &SUBSCRIBERS,
             subscriber_row,

@@ -131,6 +131,36 @@ fn a_wrong_filter_says_what_is_accepted() {
 }
 
 #[test]
+fn a_filter_that_a_listing_does_not_know_is_refused() {
+    let running = Running::start("unknown-filter");
+    let mut api = running.connect();
+    let remote = || Query {
+        remote: Some("192.0.2.1".to_owned()),
+        ..Query::default()
+    };
+    let port = || Query {
+        port: Some(1024),
+        ..Query::default()
+    };
+    let top = || Query {
+        top: Some("ports".to_owned()),
+        v4: Some("192.0.2.1".to_owned()),
+        ..Query::default()
+    };
+    for (path, query, says) in [
+        ("/v1/bib", remote(), "remote is no filter"),
+        ("/v1/pool", port(), "accepted are v4"),
+        ("/v1/blocks", remote(), "accepted are v6, v4, port"),
+        ("/v1/subscribers", port(), "port is no filter"),
+        ("/v1/subscribers", top(), "accepted are top"),
+    ] {
+        let answer: Result<Value, Failure> = api.get(path, &query);
+        let text = answer.unwrap_err().to_string();
+        assert!(text.contains(says), "{path}: {text}");
+    }
+}
+
+#[test]
 fn status_sums_the_workers() {
     let running = Running::start("status");
     let status: Status = running
