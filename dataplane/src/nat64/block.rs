@@ -94,6 +94,8 @@ pub struct Blocks {
     /// Free blocks of this worker, by address.
     free_count: Slab<u32>,
     pools: Vec<Addresses>,
+    /// By address: where it stands among those of its pool.
+    places: Vec<u32>,
     counts: [PoolCounts; POOLS_MAX],
     words: usize,
     free_words: usize,
@@ -159,6 +161,7 @@ impl Blocks {
             free: arena.resident_slab(slots * free_words)?,
             free_count: arena.resident_slab(slots)?,
             pools: Vec::new(),
+            places: vec![0; slots],
             counts: Default::default(),
             pool: Arc::clone(&pool),
             worker,
@@ -175,7 +178,12 @@ impl Blocks {
     /// Goes on with another map, in which what was there before has the same numbers. Blocks that
     /// are held stay held.
     pub fn adopt(&mut self, pool: Arc<PoolMap>, ownership: &Ownership) {
-        self.pool = pool;
+        let before = std::mem::replace(&mut self.pool, pool);
+        for slot in 0..before.slot_count() {
+            if !self.pool.has_same_blocks(&before, slot) {
+                self.forget_rest(&before, slot);
+            }
+        }
         self.free.fill(0);
         self.free_count.fill(0);
         self.counts = Default::default();
@@ -183,11 +191,31 @@ impl Blocks {
         for number in 0..POOLS_MAX {
             let slots = u8::try_from(number).map(|number| self.pool.slots_of_pool(number));
             let slots: Vec<Slot> = slots.into_iter().flatten().collect();
+            for (place, &slot) in (0..).zip(&slots) {
+                self.places[slot as usize] = place;
+            }
             self.pools[number].free = vec![0; slots.len().div_ceil(64)];
             self.pools[number].slots = slots;
         }
         for slot in 0..self.pool.slot_count() {
             self.adopt_slot(slot, ownership);
+        }
+    }
+
+    /// Forgets what rests of an address that gives its place up: others' ports begin there.
+    fn forget_rest(&mut self, before: &PoolMap, slot: Slot) {
+        for block in before.blocks_of(slot) {
+            let record = &mut self.blocks[block as usize];
+            // Memory that nobody ever used stays untouched.
+            let is_unused = (record.taken_at, record.empty_since) == (Tick(0), Tick(0));
+            if record.subscriber != 0 || is_unused {
+                continue;
+            }
+            record.flags = 0;
+            for protocol in Protocol::ALL {
+                let at = self.bitmap(block, protocol, RESTING_NEW);
+                self.bitmaps[at..at + 2 * self.words].fill(0);
+            }
         }
     }
 
@@ -332,20 +360,22 @@ impl Blocks {
         record.subscriber = 0;
         record.next = 0;
         record.flags = 0;
-        if !self.pool.is_open(block) {
+        // Of a closed address it rests too: that may be opened again.
+        let is_open = self.pool.is_open(block);
+        if !is_open {
             self.counts_of(block).owned -= 1;
-            return None;
         }
         if is_fixed {
             return None;
         }
         let rested = self.rests_until(block, now);
-        match rested {
-            None => self.set_free(block),
-            Some(_) => {
-                self.blocks[block as usize].flags = FLAG_RESTING;
-                self.counts_of(block).resting += 1;
-            }
+        if rested.is_some() {
+            self.blocks[block as usize].flags = FLAG_RESTING;
+        }
+        match (is_open, rested) {
+            (true, None) => self.set_free(block),
+            (true, Some(_)) => self.counts_of(block).resting += 1,
+            (false, _) => {}
         }
         rested
     }
@@ -356,15 +386,13 @@ impl Blocks {
         if !self.is_resting(block) {
             return None;
         }
-        let is_open = self.pool.is_open(block);
         let until = self.rests_until(block, now);
-        if until.is_none() || !is_open {
+        if until.is_none() {
             self.blocks[block as usize].flags = 0;
-            if is_open {
+            if self.pool.is_open(block) {
                 self.counts_of(block).resting -= 1;
                 self.set_free(block);
             }
-            return None;
         }
         until
     }
@@ -372,20 +400,27 @@ impl Blocks {
     /// When the last of a block's resting ports will have rested.
     fn rests_until(&mut self, block: BlockId, now: Tick) -> Option<Tick> {
         self.age(block, now);
-        let mut periods = 0;
-        for protocol in Protocol::ALL {
-            for (kind, left) in [(RESTING_NEW, 2), (RESTING_OLD, 1)] {
-                let at = self.bitmap(block, protocol, kind);
-                if self.bitmaps[at..at + self.words]
-                    .iter()
-                    .any(|&word| word != 0)
-                {
-                    periods = periods.max(left);
-                }
-            }
-        }
+        let periods = match [RESTING_NEW, RESTING_OLD].map(|kind| self.has_resting(block, kind)) {
+            [true, _] => 2,
+            [false, true] => 1,
+            [false, false] => return None,
+        };
         let period = self.blocks[block as usize].period;
-        (periods > 0).then(|| Tick((period + periods).saturating_mul(self.period_ticks)))
+        Some(Tick((period + periods).saturating_mul(self.period_ticks)))
+    }
+
+    fn has_resting(&self, block: BlockId, kind: usize) -> bool {
+        Protocol::ALL.into_iter().any(|protocol| {
+            let at = self.bitmap(block, protocol, kind);
+            let words = &self.bitmaps[at..at + self.words];
+            words.iter().any(|&word| word != 0)
+        })
+    }
+
+    /// Whether a block is free although its bitmaps have ports at rest, which must not be.
+    pub fn is_free_too_early(&self, block: BlockId) -> bool {
+        let rests = [RESTING_NEW, RESTING_OLD];
+        self.is_free(block) && rests.iter().any(|&kind| self.has_resting(block, kind))
     }
 
     /// A port of the block that is neither in use nor resting: of the wanted parity if there is

@@ -124,6 +124,10 @@ impl Nat64 {
                 assert_eq!(usize::from(record.used[protocol.index()]), live.len());
                 if record.subscriber == 0 {
                     assert!(live.is_empty(), "a port of a block that nobody holds");
+                    assert!(
+                        !self.blocks.is_free_too_early(block),
+                        "a free block that rests"
+                    );
                     continue;
                 }
                 let first = self.pool.block_start(block).map_or(0, |start| start.2);

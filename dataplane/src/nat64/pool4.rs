@@ -183,7 +183,11 @@ impl PoolMap {
                     range.layout.state == AddressState::Closed && is_empty(Ipv4Addr::from(ip));
                 match wanted.get_mut(&ip) {
                     Some(layout) => {
-                        if workers > 1 && !is_gone {
+                        // Nothing is left of what was: its blocks may begin elsewhere.
+                        if is_gone {
+                            continue;
+                        }
+                        if workers > 1 {
                             self.check_owners(config, ip, &range.layout, layout)?;
                         }
                         self.join(ip, &range.layout, layout)?;
@@ -473,6 +477,13 @@ impl PoolMap {
     /// Numbers of an address' blocks that are given out.
     pub fn open_blocks_of(&self, slot: Slot) -> std::ops::Range<BlockId> {
         self.span(slot, |layout| layout.open)
+    }
+
+    /// Whether the blocks at a place are of the same address and ports as they were in a map of
+    /// before.
+    pub(super) fn has_same_blocks(&self, before: &PoolMap, slot: Slot) -> bool {
+        let phase = |map: &PoolMap| map.range_of_slot(slot).map(|range| range.layout.phase);
+        self.address(slot) == before.address(slot) && phase(self) == phase(before)
     }
 
     fn span(&self, slot: Slot, of: fn(&Layout) -> (u32, u32)) -> std::ops::Range<BlockId> {

@@ -39,6 +39,12 @@ impl Blocks {
         addresses.slots.get(place as usize).copied()
     }
 
+    pub(super) fn is_free(&self, block: BlockId) -> bool {
+        let slot = self.pool.slot_of(block);
+        let place = (block - 1) % self.pool.stride();
+        self.free[slot as usize * self.free_words + place as usize / 64] >> (place % 64) & 1 == 1
+    }
+
     pub(super) fn set_free(&mut self, block: BlockId) {
         let slot = self.pool.slot_of(block);
         let place = (block - 1) % self.pool.stride();
@@ -62,26 +68,16 @@ impl Blocks {
     /// Notes whether an address has a free block.
     fn note_free(&mut self, slot: Slot, has_free: bool) {
         let addresses = &mut self.pools[usize::from(self.pool.pool_of(slot))];
-        let Some(place) = addresses.place_of(slot) else {
-            return;
-        };
+        let place = self.places[slot as usize] as usize;
+        debug_assert!(
+            addresses.slots.get(place) == Some(&slot),
+            "open addresses are listed"
+        );
         let bit = 1 << (place % 64);
         if has_free {
             addresses.free[place / 64] |= bit;
         } else {
             addresses.free[place / 64] &= !bit;
         }
-    }
-}
-
-impl Addresses {
-    /// Where a slot stands in the list. Slots mostly follow each other as the addresses do.
-    fn place_of(&self, slot: Slot) -> Option<usize> {
-        let first = *self.slots.first()?;
-        let guess = slot.wrapping_sub(first) as usize;
-        if self.slots.get(guess) == Some(&slot) {
-            return Some(guess);
-        }
-        self.slots.iter().position(|&one| one == slot)
     }
 }

@@ -121,6 +121,33 @@ fn ports_grow_and_shrink_by_whole_blocks() {
     ));
 }
 
+/// Of an address that is closed and empty nothing is left that blocks of another phase would meet.
+#[test]
+fn blocks_of_an_address_that_was_gone_may_begin_elsewhere() {
+    let with = |ports, exclude: &[[u8; 4]]| {
+        config(vec![Pool4Prefix {
+            ports,
+            ..prefix([192, 0, 2, 0], 31, exclude)
+        }])
+    };
+    let before = PoolMap::new(&with(2048..=4095, &[]), 1);
+    let gone = [[192, 0, 2, 0], [192, 0, 2, 1]];
+    let closed = before
+        .changed(&with(2048..=4095, &gone), 1, &|_| false)
+        .unwrap();
+    let moved = with(2049..=4096, &[]);
+    let error = closed.changed(&moved, 1, &|_| false).unwrap_err();
+    assert!(matches!(error, PoolChangeError::Phase { .. }));
+    let map = closed.changed(&moved, 1, &|_| true).unwrap();
+    assert_eq!((map.block_count(), map.slot_count()), (8, 10));
+    for ip in gone.map(Ipv4Addr::from) {
+        let slot = map.slot(ip).unwrap();
+        assert!(!map.has_same_blocks(&closed, slot));
+        let first = map.block(ip, 2049).unwrap();
+        assert_eq!(map.block_start(first), Some((ip, slot, 2049)));
+    }
+}
+
 #[test]
 fn drained_addresses_and_excluded_ports_are_not_given_out() {
     let map = PoolMap::new(
