@@ -321,10 +321,17 @@ fn warn_of_own<T>(report: &mut Report, pool: &Located<T>, own: impl Iterator<Ite
 
 /// The first IPv4 address of an interface.
 pub fn interface_ipv4(name: &str) -> Option<Ipv4Addr> {
+    interface_ipv4s(name)?.first().copied()
+}
+
+/// The IPv4 addresses of an interface; `None` if the kernel does not tell.
+pub fn interface_ipv4s(name: &str) -> Option<Vec<Ipv4Addr>> {
     let addresses = nix::ifaddrs::getifaddrs().ok()?;
-    addresses
-        .filter(|address| address.interface_name == name)
-        .find_map(|address| Some(address.address?.as_sockaddr_in()?.ip()))
+    let own = addresses.filter(|address| address.interface_name == name);
+    Some(
+        own.filter_map(|address| Some(address.address?.as_sockaddr_in()?.ip()))
+            .collect(),
+    )
 }
 
 /// Answers to the host's own connections come to its ephemeral ports: they must not be the pool's.

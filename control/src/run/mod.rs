@@ -7,6 +7,7 @@ mod events;
 mod log;
 pub mod memory;
 mod offload;
+mod pool_address;
 mod pool_change;
 mod reload;
 mod surroundings;
@@ -40,6 +41,7 @@ use crate::state::{State, Watch, WorkerState};
 use crate::{check, machine, metrics, share};
 use log::Log;
 use offload::OffloadWarning;
+use pool_address::PoolAddressWarning;
 use surroundings::Kernel;
 
 /// How often workers are looked at.
@@ -507,6 +509,7 @@ async fn attend(
     let mut look = tokio::time::interval(LOOK_EVERY);
     let mut watch = Watch::begin(state, Instant::now());
     let mut offload = OffloadWarning::default();
+    let mut pool_address = PoolAddressWarning::default();
     notify_ready(state);
     tokio::pin!(stop);
     // What is shared is made anew from its start only.
@@ -532,6 +535,9 @@ async fn attend(
                 let count = |side: Side| state.total(checksums_left_to_offload(side.index()));
                 for text in offload.look(count) {
                     tracing::warn!("{text}");
+                }
+                if let (true, Some(translator)) = (can_reload, translator) {
+                    pool_address.look_at(&state.config.load(), translator);
                 }
             }
         }
