@@ -350,12 +350,14 @@ fn without_a_socket_nothing_leaks_to_the_kernel() {
     let mut opened = open(&net, &interfaces(), &nat64());
     opened.workers.clear();
     let a = RawLink::open(&net.a, "a0");
-    a.send(&ethernet(F0_MAC, A0_MAC, 0x86dd, &ipv6_udp(b"dropped")));
+    // A program that another test starts has the sockets too, until it is that program: what comes
+    // before goes there.
     let end = Instant::now() + SOON;
     while opened.steering.statistics()[0].no_socket == 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(5));
+        a.send(&ethernet(F0_MAC, A0_MAC, 0x86dd, &ipv6_udp(b"dropped")));
+        std::thread::sleep(Duration::from_millis(20));
     }
-    assert_eq!(opened.steering.statistics()[0].no_socket, 1);
+    assert_ne!(opened.steering.statistics()[0].no_socket, 0);
 }
 
 #[test]

@@ -32,8 +32,8 @@ use crate::siit;
 /// Entries looked at for one page or one step of clearing.
 const LOOK_MAX: u32 = 2048;
 
-/// Sessions ended in one step of clearing.
-const CLEAR_MAX: usize = 512;
+/// Sessions ended in one step of clearing: each is looked for in memory, some ten microseconds in all.
+const CLEAR_MAX: usize = 64;
 
 const _: () = assert!(CLEAR_MAX <= EVENTS_MAX / 8); // beside a cut in the same turn
 
