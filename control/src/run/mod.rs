@@ -6,6 +6,7 @@
 mod events;
 mod log;
 pub mod memory;
+mod nat64;
 mod offload;
 mod pool_address;
 mod pool_change;
@@ -21,7 +22,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use gate64_dataplane::clock::{Clock as _, MonotonicClock};
-use gate64_dataplane::config::Nat64Config;
 use gate64_dataplane::counters::checksums_left_to_offload;
 use gate64_dataplane::gateway::{self, Gateway, StartError};
 use gate64_dataplane::nat64::plan::{Settings, Shared};
@@ -34,12 +34,13 @@ use tokio::sync::watch;
 
 use crate::api::ApiSocket;
 use crate::cli::ConfigArgs;
-use crate::config::{self, Config, Pool4Source, Workers};
+use crate::config::{self, Config, Workers};
 use crate::exit::Failure;
 use crate::netlink::{NetlinkError, PortSpec, Router};
 use crate::state::{State, Watch, WorkerState};
 use crate::{check, machine, metrics, share};
 use log::Log;
+pub use nat64::nat64_config;
 use offload::OffloadWarning;
 use pool_address::PoolAddressWarning;
 use surroundings::Kernel;
@@ -184,53 +185,6 @@ pub fn start_log(config: &Config) {
         .with(targets)
         .with(lines)
         .try_init();
-}
-
-/// The translator's configuration with the addresses that interfaces have now.
-pub fn nat64_config(config: &Config) -> Result<Nat64Config, Failure> {
-    let mut pool4 = Vec::new();
-    for pool in &config.pools {
-        pool4.push(match &pool.value {
-            Pool4Source::Prefix(prefix) => prefix.clone(),
-            Pool4Source::Interface {
-                name,
-                ports,
-                exclude_ports,
-                pool,
-            } => gate64_dataplane::config::Pool4Prefix {
-                address: machine::interface_ipv4(name).ok_or_else(|| {
-                    Failure::Interface(format!("interface {name} has no IPv4 address for the pool"))
-                })?,
-                length: 32,
-                ports: ports.clone(),
-                exclude_ports: exclude_ports.clone(),
-                pool: *pool,
-                shared_with_host: true,
-                ..gate64_dataplane::config::Pool4Prefix::default()
-            },
-        });
-    }
-    refuse_overlap(&pool4).map_err(Failure::Configuration)?;
-    Ok(Nat64Config {
-        pool4,
-        ..config.nat64.clone()
-    })
-}
-
-/// What an interface has may lie in a pool's prefix, which only the machine knows: the engine would give it out twice.
-fn refuse_overlap(pools: &[gate64_dataplane::config::Pool4Prefix]) -> Result<(), String> {
-    for (number, shared) in (0..).zip(pools).filter(|(_, pool)| pool.shared_with_host) {
-        let ip = shared.address;
-        let mut others = (0..).zip(pools).filter(|(other, _)| *other != number);
-        if let Some((_, other)) = others.find(|(_, other)| other.contains(ip)) {
-            let (address, length) = (other.address, other.length);
-            return Err(format!(
-                "pool4: {ip}, the address of an interface that is a pool, is in {address}/{length} too: write \
-                 exclude = [\"{ip}\"] there, or leave one of the two out"
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn start_gateway(
