@@ -1,8 +1,12 @@
 //! Pools that change while traffic flows: what stays is not touched, what goes is cut whole.
 #![allow(missing_docs)]
 
+#[path = "pool_change/apart.rs"]
+mod apart;
 #[path = "pool_change/random.rs"]
 mod random;
+#[path = "pool_change/rest.rs"]
+mod rest;
 #[path = "support/mod.rs"]
 mod support;
 
@@ -275,50 +279,6 @@ fn packets_turn_around_when_their_peer_comes_into_the_pool() {
     bench.change(config(|pool| pool.exclude = Vec::new()));
 }
 
-/// One block of 64 ports, all of which one subscriber may have.
-fn one_block(address: Ipv4Addr, exclude: &[Ipv4Addr]) -> Nat64Config {
-    let mut config = config(|pool| {
-        pool.address = address;
-        pool.length = 32;
-        pool.ports = 1024..=1087;
-        pool.exclude = exclude.to_vec();
-    });
-    config.subscriber.session_count_max = u32::MAX;
-    config
-}
-
-/// RFC 6888 REQ-8: a block that was cut rests, also where its address is opened again meanwhile.
-#[test]
-fn a_block_that_was_cut_rests_before_others_get_it() {
-    let mut bench = Bench::empty(one_block(GOES, &[]), 200, false);
-    bench.fill(64, |_| {});
-    bench.change(one_block(GOES, &[GOES]));
-    assert_eq!(bench.cut(GOES), 1);
-    bench.change(one_block(GOES, &[]));
-    bench.gateway.nat64.check_invariants();
-    assert_eq!(bench.open(1, SERVER), None, "all of its ports rest");
-    bench.gateway.nat64.check_invariants();
-    bench.gateway.advance(Duration::from_secs(301));
-    bench.gateway.nat64.check_invariants();
-    assert_eq!(bench.open(1, SERVER).map(|mapped| mapped.0), Some(GOES));
-}
-
-/// What rests of an address does not rest of another one that got its place.
-#[test]
-fn a_place_of_another_address_starts_afresh() {
-    let mut bench = Bench::empty(one_block(GOES, &[]), 200, false);
-    bench.fill(64, |_| {});
-    bench.change(one_block(GOES, &[GOES]));
-    assert_eq!(bench.cut(GOES), 1);
-    bench.change_as_control_does(&one_block(STAYS, &[]));
-    assert!(!bench.pool.contains(GOES), "its place is free");
-    assert_eq!(bench.pool.slot(STAYS), Some(0), "and has another address");
-    bench.gateway.nat64.check_invariants();
-    assert_eq!(bench.open(1, SERVER).map(|mapped| mapped.0), Some(STAYS));
-    bench.gateway.advance(Duration::from_secs(301));
-    bench.gateway.nat64.check_invariants();
-}
-
 #[test]
 fn a_drained_address_keeps_what_it_has_and_gives_no_more() {
     let mut bench = Bench::new();
@@ -545,110 +505,4 @@ fn a_cut_that_ends_early_leaves_no_mapping_without_sessions() {
     assert_eq!(bench.gateway.count(counters::bib_entries(0)), 0);
     assert_eq!(bench.gateway.count(counters::subscribers(0)), 0);
     bench.gateway.nat64.check_invariants();
-}
-
-/// Ports that a reload excludes are given out no more, those of held blocks included; what is
-/// mapped stays until it ends.
-#[test]
-fn excluded_ports_of_a_held_block_are_set_apart_when_they_are_free() {
-    const EXCLUDED: u16 = 32;
-    let one_block = |excluded: Option<u16>| {
-        let mut config = config(|pool| {
-            let range = |first: u16| first..=first + (EXCLUDED - 1);
-            pool.exclude_ports = excluded.map(range).into_iter().collect();
-        });
-        config.subscriber.port_blocks_max = 1;
-        config
-    };
-    let mut bench = Bench::empty(one_block(None), 1000, false);
-    let open_all = |bench: &mut Bench, from: u16| -> BTreeMap<u16, u16> {
-        let ports = from..from + 100;
-        let opened = ports.map_while(|port| {
-            let packet = udp6((host(0), port), (embedded(SERVER), 9), b"x");
-            match bench.gateway.put(Side::V6, &packet) {
-                Outcome::Sent(Side::V4, bytes) => Some((judged(&bytes).2, port)),
-                _ => None,
-            }
-        });
-        opened.collect()
-    };
-    // Some of its ports are mapped, on both sides of where the excluded ones will end.
-    let mut mapped = BTreeMap::new();
-    for port in 2000..2010 {
-        let packet = udp6((host(0), port), (embedded(SERVER), 9), b"x");
-        mapped.insert(judged(&bench.gateway.v6(&packet)).2, port);
-    }
-    let first = (mapped.keys().next().unwrap() - 1024) / 64 * 64 + 1024;
-    let is_excluded = |port: &u16| (first..first + EXCLUDED).contains(port);
-    let kept = mapped.iter().find(|(port, _)| !is_excluded(port));
-    let (_, &kept) = kept.expect("one that is not excluded");
-    let excluded_mapped = mapped.keys().copied().filter(is_excluded).count();
-    assert!(excluded_mapped > 0);
-
-    bench.change(one_block(Some(first)));
-    let more = open_all(&mut bench, 3000);
-    assert!(!more.keys().any(is_excluded));
-    assert_eq!(mapped.len() + more.len(), 32 + excluded_mapped);
-    let &old = mapped.keys().find(|port| is_excluded(port)).unwrap();
-    let ip = bench
-        .gateway
-        .v6(&udp6((host(0), kept), (embedded(SERVER), 9), b"x"));
-    let IpAddr::V4(ip) = judged(&ip).0 else {
-        panic!("not translated");
-    };
-    bench
-        .gateway
-        .v4(&udp4((SERVER, 9), (ip, old), b"still mapped"));
-    // There and back again while they are mapped.
-    bench.change(one_block(None));
-    bench.change(one_block(Some(first)));
-    // All but one end, and have rested; the block stays with its holder.
-    let keep = |bench: &mut Bench| {
-        for _ in 0..4 {
-            bench.gateway.advance(Duration::from_secs(200));
-            let packet = udp6((host(0), kept), (embedded(SERVER), 9), b"x");
-            bench.gateway.v6(&packet);
-            bench.gateway.nat64.check_invariants();
-        }
-    };
-    keep(&mut bench);
-    let again = open_all(&mut bench, 4000);
-    assert!(!again.keys().any(is_excluded));
-    assert_eq!(again.len(), 31);
-    // No longer excluded: the holder can use them at once.
-    bench.change(one_block(None));
-    assert_eq!(open_all(&mut bench, 5000).len(), 32);
-    bench.gateway.nat64.check_invariants();
-}
-
-/// A static entry may lie outside the ports that are given out. When these grow over it, its port
-/// stays its own.
-#[test]
-fn ports_that_come_leave_static_entries_alone() {
-    let with = |ports| {
-        let mut config = config(|pool| {
-            pool.address = GOES;
-            pool.length = 32;
-            pool.ports = ports;
-        });
-        config.static_bib = (1024..1024 + 63)
-            .map(|port| StaticBib {
-                protocol: Protocol::Udp,
-                v6: TransportAddr6 { ip: host(99), port },
-                v4: TransportAddr4 { ip: GOES, port },
-            })
-            .collect();
-        config
-    };
-    let mut bench = Bench::empty(with(1088..=1151), 1000, false);
-    bench.change(with(1024..=1151));
-    for number in 0..2 {
-        let (_, port) = bench.open(number, SERVER).unwrap();
-        assert!(port >= 1024 + 63, "{port} is a static entry's");
-    }
-    for port in 1024..1024 + 63 {
-        let packet = udp4((SERVER, 9), (GOES, port), b"x");
-        let (_, client, _, to, _) = judged(&bench.gateway.v4(&packet));
-        assert_eq!((client, to), (IpAddr::V6(host(99)), port));
-    }
 }
