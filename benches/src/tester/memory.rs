@@ -19,7 +19,6 @@ use gate64_dataplane::nat64::plan::{Settings, Shared};
 use gate64_dataplane::route::PortId;
 use gate64_dataplane::verdict::{DropReason, Side, WorkerId};
 use gate64_dataplane::worker::{Handoff, Idle, Links, Worker};
-use gate64_wire::addr::Protocol;
 use gate64_wire::rfc6052::Pref64;
 
 use super::TesterError;
@@ -174,18 +173,18 @@ impl Ports for MemoryPorts {
         self.commands
             .try_send(command)
             .map_err(|_| TesterError::NoDevice)?;
-        let mut spent = 0;
+        let (mut spent, mut is_cleared) = (0, false);
         for _ in 0..CLEAR_TURNS_MAX {
             if done.try_recv().is_ok() {
-                // Cleared sessions are marked, and removed at the wheel's next visit.
+                // What is cleared has ended, but its memory is used again after the wheel's next
+                // visit only.
                 self.now += u64::try_from(self.wheel_turn.as_nanos()).unwrap_or(0);
+                is_cleared = true;
             }
-            let (_, nanoseconds) = self.work();
+            let (busy, nanoseconds) = self.work();
             spent += nanoseconds;
             self.now += nanoseconds.max(1);
-            let counters = self.worker.counters();
-            let sessions = |protocol: Protocol| counters.get(counters::sessions(protocol.index()));
-            if Protocol::ALL.into_iter().map(sessions).sum::<u64>() == 0 {
+            if is_cleared && !busy {
                 return Ok(spent as f64 / 1e9);
             }
         }
