@@ -146,6 +146,10 @@ class Share:
         assert self.process.poll() is None, self.text()
         return "\nserves" in self.text()
 
+    def line(self):
+        """How it is: what it logged since then stands behind it."""
+        return [line for line in self.text().splitlines() if line.startswith("serves")][-1]
+
     def stop(self, how=signal.SIGINT):
         self.process.send_signal(how)
         code = self.process.wait(LIMIT)
@@ -772,13 +776,14 @@ def test_a_second_router(gate64):
         share = Share(gate64, downstream="br0")
         page_after_link_up()
         for what, preference, leaves in (("the same preference", 0, True), ("a higher preference", 1, True), ("a higher preference", 1, False)):
+            told = len(share.text())
             advertise_from(router, preference, 1800)
             until("the client has two default routes", lambda: ip(CLIENT, "-6 route").count("via fe80") > 1)
-            until("the share tells of it", lambda: "another router advertises on br0" in share.text())
+            until("the share tells of it", lambda told=told: "another router advertises on br0" in share.text()[told:])
             says = "start with --preference high, or lower its preference" if preference else "may use either router"
-            until("the share warns of it", lambda says=says: says in share.text())
-            if preference:
-                until("the line warns of it", lambda: "serves, but hosts prefer the router fe80:" in share.text().splitlines()[-1])
+            until("the share warns of it", lambda told=told, says=says: says in share.text()[told:])
+            warns = bool(preference)
+            until("the line tells who is in the way", lambda warns=warns: share.line().startswith("serves, but hosts prefer the router fe80:") == warns)
             began = time.monotonic()
             until("a page beside it", lambda: "the page" in tried("v4only.test"))
             report(f"a second router with {what}: until a page", time.monotonic() - began)
@@ -794,6 +799,8 @@ def test_a_second_router(gate64):
             began = time.monotonic()
             until("a page without it", lambda: "the page" in tried("v4only.test"))
             report(f"it goes {'with a last advertisement' if leaves else 'without a word, the client without routes'}: until a page", time.monotonic() - began, 20)
+            if leaves:
+                until("nothing is in the way", lambda: share.line().startswith("serves · "))
         share.stop()
 
 
