@@ -37,8 +37,8 @@ struct Step {
     hops: u8,
     dont_fragment: bool,
     tcp_flags: u8,
-    /// Added to the layer 4 checksum: a bad one has to stay as bad.
-    damage: u16,
+    /// Added to the layer 4 checksum: a bad one has to stay as bad. `None`: the field is zero.
+    damage: Option<u16>,
     /// Which peer: the mapping's first session is with the first one.
     peer: usize,
     /// By which prefix the host reaches its peer; answers come from the one used last.
@@ -52,7 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let payload = prop_oneof![4 => 0usize..1200, 1 => 1200usize..1500];
     let hops = prop_oneof![6 => 2u8..=255, 1 => 0u8..=2];
     let flags = prop_oneof![6 => Just(ACK), 1 => Just(FIN | ACK), 1 => Just(RST), 1 => Just(SYN)];
-    let damage = prop_oneof![6 => Just(0u16), 1 => any::<u16>()];
+    let damage = prop_oneof![6 => Just(Some(0)), 1 => any::<u16>().prop_map(Some), 1 => Just(None)];
     let pause = prop_oneof![8 => 0u64..20, 1 => 200u64..400].prop_map(Duration::from_secs);
     let side = prop_oneof![Just(Side::V6), Just(Side::V4)];
     let peer = prop_oneof![3 => Just(0usize), 1 => Just(1)];
@@ -107,7 +107,8 @@ impl Step {
             }
         };
         let at = header + if protocol == Protocol::Tcp { 16 } else { 6 };
-        let checksum = u16::from_be_bytes([bytes[at], bytes[at + 1]]).wrapping_add(self.damage);
+        let good = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let checksum = self.damage.map_or(0, |damage| good.wrapping_add(damage));
         bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
         bytes
     }

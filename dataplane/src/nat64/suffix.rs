@@ -53,13 +53,12 @@ fn write_destination(packet: &mut Packet, facts: &Ipv6Facts, exact: Ipv6Addr) {
         L4Kind::Unknown | L4Kind::LaterFragment => return,
     };
     let at = usize::from(facts.l4_offset) + at;
-    if let Some([high, low]) = bytes.get_mut(at..at + 2) {
-        let checksum = u16::from_be_bytes([*high, *low]);
-        let checksum = if is_udp {
-            delta.apply_udp(checksum)
-        } else {
-            delta.apply(checksum)
-        };
-        [*high, *low] = checksum.to_be_bytes();
+    let Some(field) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) else {
+        return;
+    };
+    if is_udp {
+        delta.update_udp(field);
+    } else {
+        *field = delta.apply(u16::from_be_bytes(*field)).to_be_bytes();
     }
 }

@@ -47,8 +47,8 @@ pub(super) fn echo_delta(v6: &Tuple6, v4: &Tuple4, kind: L4Kind, l4_len: u16) ->
     Delta::of(old, new)
 }
 
-/// Writes ports and checksum of TCP and UDP. Octets that are not there (inside an ICMP error)
-/// are not written.
+/// Writes ports and checksum of TCP and UDP; a UDP checksum of zero is none and stays. Octets that
+/// are not there (inside an ICMP error) are not written.
 #[inline]
 pub(super) fn write_ports(l4: &mut [u8], kind: L4Kind, src: u16, dst: u16, delta: Delta) {
     let Some(ports) = l4.first_chunk_mut::<4>() else {
@@ -57,7 +57,12 @@ pub(super) fn write_ports(l4: &mut [u8], kind: L4Kind, src: u16, dst: u16, delta
     ports[..2].copy_from_slice(&src.to_be_bytes());
     ports[2..].copy_from_slice(&dst.to_be_bytes());
     match kind {
-        L4Kind::Udp => update(l4, udp::CHECKSUM_AT, |checksum| delta.apply_udp(checksum)),
+        L4Kind::Udp => {
+            let field = l4.get_mut(udp::CHECKSUM_AT..);
+            if let Some(field) = field.and_then(<[u8]>::first_chunk_mut) {
+                delta.update_udp(field);
+            }
+        }
         _ => update(l4, tcp::CHECKSUM_AT, |checksum| delta.apply(checksum)),
     }
 }
@@ -82,9 +87,11 @@ pub(super) fn update(l4: &mut [u8], at: usize, change: impl FnOnce(u16) -> u16) 
 }
 
 /// Computes the checksum of a received packet anew, before translation: for peers on the same
-/// machine that leave it to an offload which never happens. Fragments are left alone.
+/// machine that leave it to an offload which never happens. Fragments are left alone, and so is
+/// a UDP checksum of zero: it is none.
 pub fn recompute_checksum_v6(packet: &mut Packet<'_>, facts: &Ipv6Facts) {
     let (at, udp) = match facts.l4.kind {
+        L4Kind::Udp if facts.l4.udp_checksum_zero => return,
         L4Kind::Udp => (udp::CHECKSUM_AT, true),
         L4Kind::Tcp => (tcp::CHECKSUM_AT, false),
         L4Kind::EchoRequest | L4Kind::EchoReply | L4Kind::IcmpError => (icmpv6::CHECKSUM_AT, false),
@@ -99,7 +106,7 @@ pub fn recompute_checksum_v6(packet: &mut Packet<'_>, facts: &Ipv6Facts) {
     }
 }
 
-/// As [`recompute_checksum_v6`]. A UDP checksum of zero is none and stays.
+/// As [`recompute_checksum_v6`].
 pub fn recompute_checksum_v4(packet: &mut Packet<'_>, facts: &Ipv4Facts) {
     let (at, udp) = match facts.l4.kind {
         L4Kind::Udp if facts.l4.udp_checksum_zero => return,

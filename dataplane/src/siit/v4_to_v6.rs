@@ -114,17 +114,12 @@ fn write_l4(l4: &mut [u8], facts: &Ipv4Facts, outgoing: &Tuple6, delta: Delta) {
     }
 }
 
-/// Writes the upper-layer header, or what is there of it. A UDP checksum of zero stays zero.
+/// Writes the upper-layer header, or what is there of it.
 #[inline]
 pub(super) fn write_quoted_l4(l4: &mut [u8], facts: &Ipv4Facts, outgoing: &Tuple6, delta: Delta) {
     let (src, dst) = (outgoing.src.port, outgoing.dst.port);
     match facts.l4.kind {
-        L4Kind::Udp | L4Kind::Tcp => {
-            write_ports(l4, facts.l4.kind, src, dst, delta);
-            if facts.l4.udp_checksum_zero {
-                super::delta::update(l4, udp::CHECKSUM_AT, |_| 0);
-            }
-        }
+        L4Kind::Udp | L4Kind::Tcp => write_ports(l4, facts.l4.kind, src, dst, delta),
         L4Kind::EchoRequest | L4Kind::EchoReply => write_echo_v6(l4, facts, outgoing),
         _ => {}
     }

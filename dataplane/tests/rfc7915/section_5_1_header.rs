@@ -120,6 +120,17 @@ fn bad_checksums_stay_bad() {
     assert_eq!(good[28..], bad[28..]);
 }
 
+/// RFC 6935: tunnels may do without, and their end over IPv4 may as well (RFC 768).
+#[test]
+fn no_udp_checksum_stays_none() {
+    let mut bytes = udp_v6(&[1, 2, 3, 4]);
+    let with = to_v4(&bytes, Protocol::Udp, &rules());
+    bytes[46..48].fill(0);
+    let without = to_v4(&bytes, Protocol::Udp, &rules());
+    assert_eq!(without[..26], with[..26]);
+    assert_eq!(without[26..], [0, 0, 1, 2, 3, 4]);
+}
+
 #[test]
 fn hop_limit_is_used_up() {
     let exceeded = Refusal::Reject(DropReason::HopLimit, IcmpError::TimeExceeded);
@@ -165,4 +176,8 @@ fn checksum_left_to_offload_is_recomputed() {
     let facts = Ipv6Facts::parse(&bytes).unwrap();
     let (_, out) = in_chunk(&bytes, |packet| siit::recompute_checksum_v6(packet, &facts));
     assert_eq!(out, good);
+    bytes[46..48].fill(0);
+    let facts = Ipv6Facts::parse(&bytes).unwrap();
+    let (_, out) = in_chunk(&bytes, |packet| siit::recompute_checksum_v6(packet, &facts));
+    assert_eq!(out, bytes, "none is left none");
 }

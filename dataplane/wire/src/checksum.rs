@@ -156,11 +156,21 @@ impl Delta {
         u16::from_be(!sum.wrapping_add(u16::from(carry))) // after a carry there is room for it
     }
 
-    /// As [`Delta::apply`] for UDP, where zero means "none" and goes as 0xFFFF.
+    /// As [`Delta::apply`] for a UDP checksum, which is not zero: a zero goes as 0xFFFF.
     #[inline]
     pub fn apply_udp(self, checksum: u16) -> u16 {
         // Asked in memory order, so that nothing is turned round.
         u16::from_be(nonzero(self.apply(checksum).to_be()))
+    }
+
+    /// As [`Delta::apply_udp`] where the checksum stands. Zero means "none" there (RFC 768; RFC 6935
+    /// for tunnels over IPv6) and stays.
+    #[inline]
+    pub fn update_udp(self, field: &mut [u8; 2]) {
+        let checksum = u16::from_be_bytes(*field);
+        if checksum != 0 {
+            *field = self.apply_udp(checksum).to_be_bytes();
+        }
     }
 
     /// The 16 bits to keep in a session.
@@ -194,6 +204,13 @@ mod tests {
     fn rfc1624_section_4_example() {
         assert_eq!(Delta::of_word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
         assert_eq!(Delta::of_word(0x5555, 0x3285).apply_udp(0xdd2f), 0xffff);
+    }
+
+    #[test]
+    fn no_udp_checksum_stays_none() {
+        let mut field = [0, 0];
+        Delta::of_word(0x5555, 0x3285).update_udp(&mut field);
+        assert_eq!(field, [0, 0]);
     }
 
     /// RFC 1071 section 4.1: an odd last octet counts as if a zero followed.

@@ -44,7 +44,8 @@ impl<'a> PlainV6<'a> {
             return None;
         }
         let protocol = plain_l4(head, head[6], payload_len)?;
-        Some((PlainV6(head), protocol))
+        let is_plain = protocol != Protocol::Udp || has_udp_checksum(head);
+        is_plain.then_some((PlainV6(head), protocol))
     }
 
     /// Of a packet that is known to be plain.
@@ -118,10 +119,8 @@ impl PlainV4<'_> {
             return None;
         }
         let protocol = plain_l4(head, header[9], payload_len)?;
-        if protocol == Protocol::Udp && word(head, L4_AT + udp::CHECKSUM_AT) == 0 {
-            return None;
-        }
-        Some((PlainV4(head), protocol))
+        let is_plain = protocol != Protocol::Udp || has_udp_checksum(head);
+        is_plain.then_some((PlainV4(head), protocol))
     }
 
     /// Of a packet that is known to be plain.
@@ -305,6 +304,11 @@ fn plain_l4(head: &Head, number: u8, payload_len: u16) -> Option<Protocol> {
     }
 }
 
+#[inline]
+fn has_udp_checksum(head: &Head) -> bool {
+    word(head, L4_AT + udp::CHECKSUM_AT) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,6 +390,7 @@ mod tests {
                 prop_assert_eq!(kind(protocol), facts.l4.kind);
                 prop_assert_eq!(u16::from_be_bytes(*plain.src_port()), facts.l4.src_port);
                 prop_assert_eq!(u16::from_be_bytes(plain.dst_port()), facts.l4.dst_port);
+                prop_assert!(!facts.l4.udp_checksum_zero);
                 prop_assert_eq!(facts.l4.tcp_flags & 0x07, 0);
             }
         }
@@ -473,8 +478,17 @@ mod tests {
         udp[5] = 8;
         udp[6] = 17;
         udp[45] = 8;
+        udp[47] = 1;
         assert!(PlainV6::read(&head(0, &udp), 48).is_some());
-        for (at, octet) in [(0, 0x40), (5, 9), (6, 58), (6, 44), (45, 7), (45, 9)] {
+        for (at, octet) in [
+            (0, 0x40),
+            (5, 9),
+            (6, 58),
+            (6, 44),
+            (45, 7),
+            (45, 9),
+            (47, 0),
+        ] {
             let mut other = udp;
             other[at] = octet;
             assert_eq!(PlainV6::read(&head(0, &other), 48), None, "{octet} at {at}");
