@@ -110,7 +110,7 @@ impl Cache {
             good.hits.fetch_add(1, Ordering::Relaxed);
             return Found::Fresh {
                 answer: good.answer.aged(seconds(now.saturating_sub(good.born))),
-                asks_again: caching.prefetch && good.asks_again(now) && entry.may_ask(now),
+                asks_again: entry.asks_again(now, caching),
             };
         }
         let stale = entry.good.as_ref().and_then(|g| g.stale(now, caching));
@@ -121,6 +121,12 @@ impl Cache {
             },
             _ => Found::Expired { stale },
         }
+    }
+
+    /// Whether the answer kept is popular and ends soon.
+    pub(crate) fn asks_again(&self, question: &Question, caching: &Caching) -> bool {
+        let entry = self.entries.peek(question);
+        entry.is_some_and(|entry| entry.asks_again(self.clock.now(), caching))
     }
 
     /// Whether the last answer to this question, fresh or not, was that the name has no such record.
@@ -264,6 +270,11 @@ impl Entry {
             failure,
             octets,
         }
+    }
+
+    fn asks_again(&self, now: Duration, caching: &Caching) -> bool {
+        let good = self.good.as_ref();
+        caching.prefetch && good.is_some_and(|good| good.asks_again(now)) && self.may_ask(now)
     }
 
     /// No failure is held against the question now.

@@ -320,10 +320,13 @@ impl Resolver {
     }
 
     /// Sends a question whose answer ends soon. Says whether it did: an equal one may be on its
-    /// way already, or no room for it.
+    /// way already, or answered since (the answer is kept before the question goes from the list),
+    /// or no room for it.
     fn send_again(self: &Arc<Self>, question: &Question) -> bool {
         let mut questions = self.questions();
-        !questions.answers.contains_key(question) && self.send(question, &mut questions).is_some()
+        !questions.answers.contains_key(question)
+            && self.kept.cache.asks_again(question, &self.caching)
+            && self.send(question, &mut questions).is_some()
     }
 
     /// Joins an equal question on its way, or sends it.
@@ -399,4 +402,50 @@ pub(crate) fn described(answer: &Answer) -> String {
         text.push_str(&format!(" ({})", reasons.join("; ")));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::A;
+    use hickory_proto::rr::{RData, Record};
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Protocol, Upstream};
+    use crate::testing::{name, question};
+    use crate::upstream::Pool;
+
+    #[tokio::test]
+    async fn an_answer_that_came_meanwhile_is_not_asked_for_again() {
+        let config = Config {
+            upstream: vec![Upstream::plain(Protocol::Udp, ([127, 0, 0, 1], 1).into())],
+            ..Config::default()
+        };
+        let clock = Clock::manual();
+        let cache = Cache::new(&config.limits, clock.clone());
+        let kept = Arc::new(Kept::new(cache, &config.limits, Arc::default()));
+        let pool = Pool::new(&config, clock.clone(), None).unwrap();
+        let asker = Asker::new(&config, pool, kept.clone(), clock.clone(), 0).unwrap();
+        let resolver = Arc::new(Resolver::new(&config, asker, kept.clone()));
+        let question = question("test.", RecordType::A);
+        let data = RData::A(A::new(192, 0, 2, 1));
+        let answer = Answer {
+            answers: vec![Record::from_rdata(name("test."), 100, data)],
+            ..Answer::empty(ResponseCode::NoError)
+        };
+        kept.cache.insert(&question, &answer, &config.limits);
+        for _ in 0..10 {
+            kept.cache.get(&question, &config.caching);
+        }
+        clock.advance(Duration::from_secs(95));
+        assert!(kept.cache.asks_again(&question, &config.caching));
+        // Somebody found that, and was overtaken by who asked, and had the answer.
+        kept.cache.insert(&question, &answer, &config.limits);
+        assert!(!resolver.send_again(&question));
+        for _ in 0..10 {
+            kept.cache.get(&question, &config.caching);
+        }
+        clock.advance(Duration::from_secs(95));
+        assert!(resolver.send_again(&question));
+    }
 }
