@@ -327,6 +327,9 @@ pub struct Timeouts {
     pub attempt: Duration,
     /// All tries for one question.
     pub query: Duration,
+    /// At least so long one upstream is waited for before the next one is asked as well, however
+    /// fast it was until now.
+    pub patience_min: Duration,
     /// A client's TCP connection without a question.
     pub tcp_idle: Duration,
 }
@@ -336,6 +339,7 @@ impl Default for Timeouts {
         Timeouts {
             attempt: Duration::from_millis(1500),
             query: Duration::from_secs(4),
+            patience_min: Duration::from_millis(400),
             tcp_idle: Duration::from_secs(10),
         }
     }

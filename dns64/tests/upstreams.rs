@@ -4,14 +4,13 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use futures_util::future::join_all;
-use gate64_dns64::{AskBoth, Protocol, TryResult, Upstream, UpstreamOrder};
+use gate64_dns64::{AskBoth, Protocol, Timeouts, TryResult, Upstream, UpstreamOrder};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 use tokio::sync::Semaphore;
@@ -47,29 +46,21 @@ async fn an_upstream_that_is_not_there_is_known_by_its_icmp_error() {
     }
 }
 
-/// UDP sockets of this machine that are connected to the address.
-fn sockets_to(addr: SocketAddr) -> usize {
-    let SocketAddr::V4(v4) = addr else {
-        panic!("{addr}");
-    };
-    let ip = u32::from_ne_bytes(v4.ip().octets());
-    let remote = format!("{ip:08X}:{:04X}", v4.port());
-    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
-    sockets
-        .lines()
-        .filter(|line| line.split_whitespace().nth(2) == Some(&remote))
-        .count()
-}
-
 #[tokio::test]
 async fn no_socket_to_an_upstream_stays_when_nobody_asks_any_more() {
-    let bench = Bench::with(|config| config.timeouts = impatient()).await;
+    let bench = Bench::start().await;
+    let held = Arc::new(Semaphore::new(0));
+    let slow = Script {
+        held: Some(held.clone()),
+        ..Script::default()
+    };
+    bench.upstream.on("slow.test.", RecordType::A, slow.reply());
     // Nobody answers: there is one while it is waited for.
-    bench
-        .upstream
-        .on("slow.test.", RecordType::A, Reply::Silence);
     let asked = bench.ask("slow.test.", RecordType::A);
-    tokio::join!(asked, wait_for(|| sockets_to(bench.upstream.addr) > 0));
+    tokio::join!(asked, async {
+        wait_for(|| sockets_to(bench.upstream.addr) > 0).await;
+        held.close();
+    });
     bench
         .upstream
         .on("v4.test.", RecordType::A, one_a("v4.test."));
@@ -83,8 +74,7 @@ async fn a_slow_upstream_is_not_given_up_but_the_next_is_asked_as_well() {
     let entry = slow.upstream(Protocol::Udp);
     let bench = Bench::with(|config| {
         config.upstream.insert(0, entry);
-        config.timeouts.attempt = Duration::from_secs(3);
-        config.timeouts.query = Duration::from_secs(4);
+        config.timeouts.patience_min = Timeouts::default().patience_min;
     })
     .await;
     slow.on("first.test.", RecordType::A, one_a("first.test."));
@@ -111,17 +101,23 @@ async fn the_fastest_upstream_is_asked_if_so_configured() {
         config.upstream_order = UpstreamOrder::Fastest;
     })
     .await;
+    let asked = || [&bench.upstream, &fast].map(|upstream| upstream.asked().len());
     for n in 0..6 {
         let owner = format!("n{n}.test.");
         fast.on(&owner, RecordType::A, one_a(&owner));
         bench
             .upstream
             .on(&owner, RecordType::A, late_a(&owner, 1000));
+        // Each is asked once to be known. Which is the fastest then is what was measured: on a
+        // machine that stands still for a while it may be the other one.
+        let rtts = bench.server.upstreams().into_iter().map(|state| state.rtt);
+        let (fastest, _) = rtts.enumerate().min_by_key(|(_, rtt)| *rtt).unwrap();
+        let mut expected = asked();
+        expected[fastest] += 1;
         bench.ask(&owner, RecordType::A).await;
+        assert_eq!(asked(), expected, "question {n}");
     }
-    // Each was asked once to be known.
-    assert_eq!(bench.upstream.asked().len(), 1);
-    assert_eq!(fast.asked().len(), 5);
+    assert!(asked().iter().all(|count| *count > 0), "{:?}", asked());
 }
 
 #[tokio::test]
@@ -167,21 +163,21 @@ async fn truncated_answers_without_tcp_behind_them_fail_within_the_time() {
 #[tokio::test]
 async fn late_answers_are_neither_given_nor_kept() {
     let bench = Bench::with(|config| config.timeouts = impatient()).await;
-    let mut late = Script {
+    let held = Arc::new(Semaphore::new(0));
+    let late = Script {
         answers: vec![a("late.test.", 300, "192.0.2.66")],
-        delay: Duration::from_millis(400),
+        held: Some(held.clone()),
         ..Script::default()
     };
-    bench
-        .upstream
-        .on("late.test.", RecordType::A, late.clone().reply());
+    bench.upstream.on("late.test.", RecordType::A, late.reply());
     let response = bench.ask("late.test.", RecordType::A).await;
     assert_eq!(rcode(&response), ResponseCode::ServFail);
-    // All of them have come by now.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    late.answers = vec![a("late.test.", 300, A1)];
-    late.delay = Duration::ZERO;
-    bench.upstream.on("late.test.", RecordType::A, late.reply());
+    bench
+        .upstream
+        .on("late.test.", RecordType::A, one_a("late.test."));
+    // Nobody else has it when all of them were sent.
+    held.close();
+    wait_for(|| Arc::strong_count(&held) == 1).await;
     bench.clock.advance(Duration::from_secs(5));
     let response = bench.ask("late.test.", RecordType::A).await;
     assert_eq!(response.answers, [a("late.test.", 300, A1)]);
@@ -281,6 +277,8 @@ async fn rfc8767_an_old_answer_is_given_when_no_new_one_can_be_had() {
     bench
         .upstream
         .on("old.test.", RecordType::A, Reply::Silence);
+    let metrics = bench.server.metrics();
+    let is_at_rest = || metrics.upstream_in_flight.load(Ordering::Relaxed) == 0;
     bench.clock.advance(Duration::from_secs(301));
     for _ in 0..2 {
         // Over TCP: what stands in front of UDP answers an equal question by itself.
@@ -289,8 +287,8 @@ async fn rfc8767_an_old_answer_is_given_when_no_new_one_can_be_had() {
         assert_eq!(response.answers[0].ttl, 30);
         assert_eq!(extended_errors(&response), [3]);
     }
-    let metrics = bench.server.metrics();
     assert_eq!(metrics.cache_stale.load(Ordering::Relaxed), 2);
+    wait_for(is_at_rest).await;
     // A validation failure is not covered.
     let bogus = Script {
         rcode: Some(ResponseCode::ServFail),
@@ -299,8 +297,12 @@ async fn rfc8767_an_old_answer_is_given_when_no_new_one_can_be_had() {
     };
     bench.upstream.on("old.test.", RecordType::A, bogus.reply());
     bench.clock.advance(Duration::from_secs(10));
+    let begun = Instant::now();
     let response = bench.ask_tcp("old.test.", RecordType::A).await;
-    assert_eq!(rcode(&response), ResponseCode::ServFail);
+    // RFC 8767 section 5: the old answer, if the machine stood still for so long that nothing came.
+    let is_late = begun.elapsed() >= Duration::from_millis(1800);
+    assert!(rcode(&response) == ResponseCode::ServFail || is_late);
+    wait_for(is_at_rest).await;
     bench.clock.advance(Duration::from_secs(4000));
     bench
         .upstream
@@ -362,6 +364,7 @@ async fn asks_at_once(bench: &Bench, owner: &str, at_once: bool) {
     let (response, ()) = tokio::join!(bench.ask(owner, RecordType::AAAA), async {
         let first = 1 + usize::from(at_once);
         wait_for(|| bench.upstream.asked().len() >= before + first).await;
+        // Time for one too many.
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert_eq!(bench.upstream.asked().len(), before + first);
         held.close();

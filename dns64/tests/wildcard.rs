@@ -10,18 +10,24 @@ use common::*;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 
-/// A port on which the wildcard address is free now.
-fn free_port() -> u16 {
-    let socket = std::net::UdpSocket::bind("[::]:0").unwrap();
-    socket.local_addr().unwrap().port()
+/// A port for the wildcard address: below those that the kernel gives away, and of this process
+/// and test alone.
+fn own_port(test: u16) -> u16 {
+    let process = u16::try_from(std::process::id() % 10_000).unwrap();
+    10_000 + 2 * process + test
 }
 
-async fn serve_on(listen: &str) {
+async fn serve_on(listen: &str, test: u16) {
     let listen: SocketAddr = listen
-        .replace("PORT", &free_port().to_string())
+        .replace("PORT", &own_port(test).to_string())
         .parse()
         .unwrap();
-    let bench = Bench::with(|config| config.listen = vec![listen]).await;
+    let bench = Bench::with(|config| {
+        config.listen = vec![listen];
+        // Each thread has a cache of its own.
+        config.udp_threads = 1;
+    })
+    .await;
     let records = vec![a("v4.test.", 300, "192.0.2.1")];
     bench
         .upstream
@@ -46,10 +52,10 @@ async fn serve_on(listen: &str) {
 
 #[tokio::test]
 async fn answers_leave_from_the_address_asked_on_an_ipv4_wildcard() {
-    serve_on("0.0.0.0:PORT").await;
+    serve_on("0.0.0.0:PORT", 0).await;
 }
 
 #[tokio::test]
 async fn answers_leave_from_the_address_asked_on_an_ipv6_wildcard_that_serves_both() {
-    serve_on("[::]:PORT").await;
+    serve_on("[::]:PORT", 1).await;
 }

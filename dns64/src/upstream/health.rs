@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::Timeouts;
+
 /// Weight of the newest try in the failure score: three failures in a row make an upstream that
 /// never failed one that is left alone.
 const SCORE_WEIGHT: f32 = 0.25;
@@ -19,11 +21,10 @@ const BACK_OFF_LAST: Duration = Duration::from_secs(8);
 /// Questions that may go in one second to an upstream that is left alone, when there is no other.
 const LAST_RESORTS_PER_SECOND: u32 = 32;
 
-/// Bounds of the time after which the next upstream is asked as well.
-const PATIENCE_MIN: Duration = Duration::from_millis(400);
-/// Past the end of a try, which asks the next upstream by itself: both would ask two.
+/// The longest time after which the next upstream is asked as well, past the end of a try, which
+/// asks it by itself: both would ask two.
 const PATIENCE_PAST: Duration = Duration::from_millis(50);
-/// The same for an upstream that was down and is tried again.
+/// That time for an upstream that was down and is tried again.
 const PATIENCE_PROBE: Duration = Duration::from_millis(100);
 
 /// Whether and how an upstream may be asked now.
@@ -124,11 +125,12 @@ impl Health {
     }
 
     /// How long to wait for it before the next one is asked as well.
-    pub(super) fn patience(&self, admission: Admission, attempt: Duration) -> Duration {
+    pub(super) fn patience(&self, admission: Admission, timeouts: &Timeouts) -> Duration {
+        let longest = timeouts.attempt + PATIENCE_PAST;
         match (admission, self.rtt) {
-            (Admission::Probe, _) => PATIENCE_PROBE.min(attempt),
-            (_, Some(rtt)) => rtt.timeout().max(PATIENCE_MIN).min(attempt + PATIENCE_PAST),
-            (_, None) => attempt + PATIENCE_PAST,
+            (Admission::Probe, _) => PATIENCE_PROBE.min(timeouts.attempt),
+            (_, Some(rtt)) => rtt.timeout().max(timeouts.patience_min).min(longest),
+            (_, None) => longest,
         }
     }
 
@@ -231,17 +233,21 @@ mod tests {
 
     #[test]
     fn rfc6298_patience_follows_the_round_trip_time_within_its_bounds() {
-        let attempt = Duration::from_millis(1500);
+        let timeouts = Timeouts {
+            attempt: Duration::from_millis(1500),
+            patience_min: Duration::from_millis(400),
+            ..Timeouts::default()
+        };
         let mut health = Health::default();
-        assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 1550);
+        assert_eq!(health.patience(Admission::Up, &timeouts).as_millis(), 1550);
         health.answered(Duration::from_millis(200));
         // 200 + 4 * 100
-        assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 600);
+        assert_eq!(health.patience(Admission::Up, &timeouts).as_millis(), 600);
         for _ in 0..100 {
             health.answered(Duration::from_millis(1));
         }
-        assert_eq!(health.patience(Admission::Up, attempt), PATIENCE_MIN);
+        assert_eq!(health.patience(Admission::Up, &timeouts).as_millis(), 400);
         health.answered(Duration::from_secs(60));
-        assert_eq!(health.patience(Admission::Up, attempt).as_millis(), 1550);
+        assert_eq!(health.patience(Admission::Up, &timeouts).as_millis(), 1550);
     }
 }

@@ -160,7 +160,7 @@ impl Pool {
         let mut next_at = Instant::now();
         // Almost always the first one answers in its time, and nothing more is needed.
         if let Some((member, admission)) = plan.next(false) {
-            next_at += member.health().patience(admission, self.timeouts.attempt);
+            next_at += member.health().patience(admission, &self.timeouts);
             let mut first = self.try_once(member, admission, question, deadline, metrics);
             match timeout_at(next_at.min(deadline), &mut first).await {
                 Ok(Some(answer)) if answer.is_success() || answer.is_bogus() => {
@@ -180,8 +180,8 @@ impl Pool {
             if tries.is_empty() || Instant::now() >= next_at {
                 next_at = deadline;
                 if let Some((member, admission)) = plan.next(failure.is_some()) {
-                    let attempt = self.timeouts.attempt;
-                    next_at = Instant::now() + member.health().patience(admission, attempt);
+                    let patience = member.health().patience(admission, &self.timeouts);
+                    next_at = Instant::now() + patience;
                     tries.push(self.try_once(member, admission, question, deadline, metrics));
                 } else if tries.is_empty() {
                     break None;
@@ -416,10 +416,13 @@ mod tests {
     #[tokio::test]
     async fn a_probe_that_is_given_up_lets_another_one_go() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let config = Config {
+        let mut config = Config {
             upstream: vec![Upstream::plain(Protocol::Udp, silent.local_addr().unwrap())],
             ..Config::default()
         };
+        // Whoever asked gives up first.
+        config.timeouts.attempt = Duration::from_secs(60);
+        config.timeouts.query = Duration::from_secs(60);
         let clock = Clock::manual();
         let pool = Pool::new(&config, clock.clone(), None).unwrap();
         let member = &pool.members[0];

@@ -56,6 +56,8 @@ const IDLE_MAX: usize = 128;
 /// wait. After a good answer, and nothing else, another question may have it.
 pub(super) struct Sockets {
     addr: SocketAddr,
+    /// How long one may be used.
+    life: Duration,
     /// By the runtime that watches them.
     idle: Mutex<HashMap<runtime::Id, Vec<Connected>>>,
 }
@@ -70,6 +72,7 @@ impl Sockets {
     pub(super) fn new(addr: SocketAddr) -> Sockets {
         Sockets {
             addr,
+            life: LIFE,
             idle: Mutex::default(),
         }
     }
@@ -124,7 +127,7 @@ impl Sockets {
         let now = Instant::now();
         let mut idle = self.idle();
         let idle = idle.get_mut(&Handle::current().id())?;
-        idle.retain(|connected| !connected.is_old(now));
+        idle.retain(|connected| !connected.is_old(now, self.life));
         while !idle.is_empty() {
             let connected = idle.swap_remove(rand::random_range(..idle.len()));
             if connected.is_quiet() {
@@ -139,7 +142,7 @@ impl Sockets {
         let mut idle = self.idle();
         let kept = idle.values_mut();
         let old: Vec<Connected> = kept
-            .flat_map(|kept| kept.extract_if(.., |connected| connected.is_old(now)))
+            .flat_map(|kept| kept.extract_if(.., |connected| connected.is_old(now, self.life)))
             .collect();
         // No question waits until the kernel has closed them.
         drop(idle);
@@ -179,8 +182,8 @@ impl Connected {
         })
     }
 
-    fn is_old(&self, now: Instant) -> bool {
-        now - self.opened >= LIFE
+    fn is_old(&self, now: Instant, life: Duration) -> bool {
+        now - self.opened >= life
     }
 
     /// Nothing came since the last answer: no second one, no guess, no ICMP error.
@@ -369,10 +372,12 @@ mod tests {
         sent.restore_case(&mut short);
     }
 
-    /// Sockets, and the upstream that they lead to.
+    /// Sockets whose time is not up before a test ends, and the upstream that they lead to.
     async fn upstream() -> (Sockets, tokio::net::UdpSocket) {
         let upstream = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        (Sockets::new(upstream.local_addr().unwrap()), upstream)
+        let mut sockets = Sockets::new(upstream.local_addr().unwrap());
+        sockets.life = Duration::from_secs(60);
+        (sockets, upstream)
     }
 
     /// The next query, and the port it came from.
@@ -431,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_is_another_one_after_some_questions_and_some_time() {
-        let peers = upstream().await;
+        let mut peers = upstream().await;
         let mut ports = Vec::new();
         for _ in 0..2 * USES_MAX {
             ports.push(ask_once(&peers, &[], &[]).await);
@@ -440,7 +445,8 @@ mod tests {
         assert!(uses.iter().all(|n| *n <= USES_MAX as usize), "{uses:?}");
         assert!(uses.iter().any(|n| *n > 1), "{uses:?}");
         let port = ask_once(&peers, &[], &[]).await;
-        tokio::time::sleep(LIFE).await;
+        peers.0.life = Duration::from_millis(10);
+        tokio::time::sleep(peers.0.life).await;
         assert_ne!(ask_once(&peers, &[], &[]).await, port);
     }
 
@@ -449,10 +455,16 @@ mod tests {
         let peers = upstream().await;
         let port = ask_once(&peers, &[], &[]).await;
         let opened = peers.0.idle().values().flatten().next().unwrap().opened;
-        let is_open = || UdpSocket::bind(("127.0.0.1", port)).is_err();
-        peers.0.close_old(opened + LIFE - Duration::from_millis(1));
+        let ends = [port, peers.0.addr.port()].map(|port| format!("0100007F:{port:04X}"));
+        let is_open = || {
+            let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+            sockets.contains(&ends.join(" "))
+        };
+        peers
+            .0
+            .close_old(opened + peers.0.life - Duration::from_millis(1));
         assert!(is_open());
-        peers.0.close_old(opened + LIFE);
+        peers.0.close_old(opened + peers.0.life);
         assert!(!is_open());
     }
 
@@ -463,6 +475,15 @@ mod tests {
         let next = ask_once(&peers, &[], &[]).await;
         assert_ne!(next, port);
         assert_eq!(ask_once(&peers, &[], &[b"late"]).await, next);
+        // The kernel may take its time on loopback, too.
+        let is_there = || {
+            let idle = peers.0.idle();
+            let connected = idle.values().flatten().next().unwrap();
+            connected.socket.get_ref().peek(&mut [0]).is_ok()
+        };
+        while !is_there() {
+            tokio::task::yield_now().await;
+        }
         assert_ne!(ask_once(&peers, &[], &[]).await, next);
     }
 

@@ -105,20 +105,24 @@ pub struct Bench {
     pub ready: Arc<AtomicBool>,
 }
 
-/// For tests that wait until an upstream that says nothing is given up.
+/// For tests that wait until an upstream that says nothing is given up: after two tries. One that
+/// answers has done so before, though everything stands still for two seconds.
 pub fn impatient() -> Timeouts {
     Timeouts {
-        attempt: Duration::from_millis(300),
-        query: Duration::from_millis(900),
+        attempt: Duration::from_millis(1500),
+        query: Duration::from_secs(3),
         ..Timeouts::default()
     }
 }
 
-/// Beside a busy build an upstream that answers at once may take its time.
+/// Nobody is asked twice because an upstream that answers at once takes its time, beside a busy
+/// build or on a machine that stands still for a while: questions can be counted.
 pub fn patient() -> Timeouts {
+    let attempt = Duration::from_secs(10);
     Timeouts {
-        attempt: Duration::from_secs(4),
-        query: Duration::from_secs(8),
+        attempt,
+        query: 2 * attempt,
+        patience_min: attempt,
         ..Timeouts::default()
     }
 }
@@ -187,6 +191,20 @@ impl Bench {
     pub async fn aaaa(&self, owner: &str) -> Vec<(String, u32)> {
         addresses(&self.ask(owner, RecordType::AAAA).await)
     }
+}
+
+/// UDP sockets of this machine that are connected to the address.
+pub fn sockets_to(addr: SocketAddr) -> usize {
+    let SocketAddr::V4(v4) = addr else {
+        panic!("{addr}");
+    };
+    let ip = u32::from_ne_bytes(v4.ip().octets());
+    let remote = format!("{ip:08X}:{:04X}", v4.port());
+    let sockets = std::fs::read_to_string("/proc/net/udp").unwrap();
+    sockets
+        .lines()
+        .filter(|line| line.split_whitespace().nth(2) == Some(&remote))
+        .count()
 }
 
 pub fn rcode(message: &Message) -> ResponseCode {

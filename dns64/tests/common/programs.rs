@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 
-use super::{extended_errors, own_addr};
+use super::{PATIENCE, extended_errors, own_addr};
 
 /// A directory that goes with its owner.
 pub struct Scratch(pub PathBuf);
@@ -72,7 +72,7 @@ impl Peer {
         let peer = Peer(child.unwrap_or_else(|error| {
             panic!("{command:?}: {error}; `make deps` installs what tests need")
         }));
-        for _ in 0..400 {
+        for _ in 0..PATIENCE.as_millis() / 25 {
             if tokio::net::TcpStream::connect(at).await.is_ok() {
                 return peer;
             }
