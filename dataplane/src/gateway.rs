@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use core_affinity::CoreId;
@@ -30,9 +29,6 @@ const COMMANDS_MAX: usize = 64;
 
 /// Events that wait for control, for each worker.
 const EVENTS_MAX: usize = 8192;
-
-/// How long a stop waits for a worker that has its commands full.
-const STOP_MAX: Duration = Duration::from_millis(500);
 
 /// Workers are numbered with one octet.
 const WORKERS_MAX: usize = 255;
@@ -240,9 +236,10 @@ impl Gateway {
 
     /// Stops all workers in good order; sockets and XDP programs go when the gateway is dropped.
     pub fn halt(&mut self) -> bool {
-        for worker in &self.workers {
-            // A worker that is gone, or stuck for longer than this, cannot be told.
-            let _ = worker.commands.send_timeout(Command::Stop, STOP_MAX);
+        for worker in &mut self.workers {
+            // Nobody has commands for it any more, so it ends behind those that wait, however many:
+            // there is always room to say so.
+            worker.commands = channel::bounded(0).0;
             worker.waker.wake();
         }
         let threads = self

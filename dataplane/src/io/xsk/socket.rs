@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use xsk_rs::config::{BindFlags, LibxdpFlags, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
@@ -27,8 +27,10 @@ const _: () = assert!(REFILL_FRAMES as usize == BURST_FRAMES_MAX);
 const BUSY_POLL_MICROSECONDS: i32 = 20;
 
 /// A queue stays bound for some 20 ms after its process died (Linux 6.18).
-const BUSY_MAX: Duration = Duration::from_secs(1);
 const BUSY_STEP: Duration = Duration::from_millis(20);
+/// Steps that are waited for it. They are counted, since on a machine that stands still no time that
+/// passes says that the kernel had any.
+const BUSY_STEPS_MAX: u32 = 50;
 
 /// A socket on one queue. The sending ring is unmapped before the socket closes.
 #[derive(Debug)]
@@ -73,14 +75,15 @@ impl XskSocket {
             .build();
         let name = interface.name.parse();
         let name = name.map_err(|e| failed(io::Error::other(e)))?;
-        let give_up = Instant::now() + BUSY_MAX;
+        let mut steps = 0;
         let (tx, rx, rings) = loop {
             // SAFETY: this UMEM's rings on the queue are used by this socket alone (one socket
             // for a queue), and the frames are kept apart by their `Frame` tokens.
             match unsafe { Socket::new(config, umem, &name, queue) }.map_err(os_error) {
                 Ok(socket) => break socket,
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EBUSY) if Instant::now() < give_up => {
+                    Some(libc::EBUSY) if steps < BUSY_STEPS_MAX => {
+                        steps += 1;
                         std::thread::sleep(BUSY_STEP);
                     }
                     _ => return Err(bind_error(interface, queue, error)),
