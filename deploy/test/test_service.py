@@ -14,13 +14,16 @@ import sys
 import tempfile
 import time
 
+sys.dont_write_bytecode = True
+
+from interoperation.network import LIMIT, Failed, wait_until  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 UNIT = (ROOT / "deploy" / "systemd" / "gate64.service").read_text()
 NAMESPACE = f"g64-service-{os.getpid()}"
 IN_NAMESPACE = ["ip", "netns", "exec", NAMESPACE]
 NOBODY = 65534
 METRICS = "http://[::1]:9464"
-LIMIT = 60  # seconds for each step
 
 CONFIGURATION = """
 [dataplane]
@@ -72,10 +75,6 @@ def start(gate64, work):
     return subprocess.Popen(command, env=environment, stdout=(work / "log").open("w"), stderr=subprocess.STDOUT)
 
 
-class Failed(Exception):
-    pass
-
-
 def wait_notified(notify, wanted, seconds=LIMIT):
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
@@ -101,15 +100,18 @@ def attached():
 
 def exercise(process, notify, work):
     wait_notified(notify, "READY=1")
-    for path in ("/healthz", "/readyz", "/metrics"):
-        if status_of(path) != "200":
-            raise Failed(f"is ready, but {path} answers {status_of(path)}")
+    # The kernel may still have to notice that the links are up.
+    wait_until("/readyz answers 200", lambda: status_of("/readyz") == "200")
+    for path in ("/healthz", "/metrics"):
+        if (status := status_of(path)) != "200":
+            raise Failed(f"is ready, but {path} answers {status}")
     if len(attached()) != 2:
         raise Failed(f"is ready, but XDP is on {len(attached())} of its 2 interfaces")
     wait_notified(notify, "WATCHDOG=1", int(unit_setting("WatchdogSec")))
     process.send_signal(signal.SIGHUP)
-    time.sleep(1)
-    if process.poll() is not None or status_of("/readyz") != "200":
+    wait_notified(notify, "RELOADING=1")
+    wait_notified(notify, "READY=1")
+    if "took over the new configuration" not in (work / "log").read_text() or status_of("/readyz") != "200":
         raise Failed("does not survive SIGHUP")
     process.send_signal(signal.SIGTERM)
     wait_notified(notify, "STOPPING=1")

@@ -16,7 +16,7 @@ sys.dont_write_bytecode = True
 from interoperation.bench import Bench  # noqa: E402
 from interoperation.network import Failed  # noqa: E402
 
-SMALL = ("--quick", "--duration", "0.2", "--repeats", "1", "--resolution", "0.5", "--rate-max", "2000", "--timeout", "0.5",
+SMALL = ("--quick", "--duration", "0.2", "--repeats", "1", "--resolution", "0.5", "--rate-max", "2000", "--timeout", "3",
          "--loss-tolerance", "0.5")
 SESSIONS = ("--sessions", "50")
 

@@ -3,6 +3,7 @@ everything that runs in them."""
 
 import contextlib
 import ctypes
+import json
 import os
 import pathlib
 import signal
@@ -42,6 +43,11 @@ def wait_until(what, ready, seconds=LIMIT):
             return found
         time.sleep(0.05)
     raise Failed(f"{what}: not within {seconds} s")
+
+
+def json_lines(path):
+    """The objects in a file that is written to: the last line may not be whole yet."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Network:

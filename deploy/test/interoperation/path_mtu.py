@@ -52,6 +52,7 @@ def udp(net, way, fits):
         there.settimeout(20)
     with standing_in(net[way.sender]):
         here = socket.socket(way.family, socket.SOCK_DGRAM)
+    here.settimeout(20)
     if way.family == socket.AF_INET6:
         here.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
         here.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
@@ -72,11 +73,16 @@ def udp(net, way, fits):
         # The errors of earlier datagrams may still be on their way.
         wait_until(f"the sender's kernel takes what fits {fits}", lambda: sent(here, payload))
         try:
-            received = there.recv(WIDE)
+            received, peer = there.recvfrom(WIDE)
+            while not any(received):
+                received, peer = there.recvfrom(WIDE)  # a probe
         except TimeoutError:
             raise Failed(f"a packet of {fits} octets does not arrive") from None
         if received != payload:
             raise Failed(f"{len(received)} other octets arrive instead of {len(payload)}")
+        # Behind an answer no error of a datagram before is on its way.
+        there.sendto(b"k", peer)
+        wait_until("the answer", lambda: answered(here))
 
 
 def sent(here, payload):
@@ -88,6 +94,16 @@ def sent(here, payload):
             raise
         return False
     return True
+
+
+def answered(here):
+    """Whether something has come, rather than an error of a datagram before."""
+    try:
+        return here.recv(WIDE)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+    return False
 
 
 def tcp(net, way):

@@ -105,9 +105,9 @@ class Topology(Network):
         url = "http://[::1]:9464/readyz"
         wait_until("gate64 is ready", lambda: self.run("gate", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url, fails=True) == "200")
         # Neighbours are known before a test counts packets.
-        self.run("host6", "ping", "-6", "-c", 1, "-W", 5, GATE6)
-        self.run("gate", "ping", "-4", "-c", 1, "-W", 5, EDGE4)
-        self.run("host6", "ping", "-6", "-c", 3, "-i", "0.2", "-W", 5, in_prefix(HOST4), fails=True)
+        for name, address in (("host6", GATE6), ("gate", EDGE4), ("host6", in_prefix(HOST4))):
+            ping = ("ping", "-c", 1, "-W", 5, address)
+            wait_until(f"{address} answers", lambda: " 0% packet loss" in self.run(name, *ping, fails=True))
 
     def sessions(self, *filters):
         return self.show("sessions", *filters)
