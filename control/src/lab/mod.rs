@@ -27,7 +27,7 @@ use serve::Role;
 use topology::Namespace;
 
 /// Time that the kernel gets to notice that links are up.
-const CARRIER_LIMIT: Duration = Duration::from_secs(5);
+const CARRIER_LIMIT: Duration = Duration::from_secs(20);
 
 /// The embedded network: an IPv6-only client, the gateway and an IPv4-only Internet
 #[derive(Debug, clap::Args)]

@@ -160,7 +160,7 @@ pub(super) fn accepts(address: SocketAddr) -> Result<(), String> {
 
 /// A plain HTTP GET, for the gateway's small pages.
 pub(super) fn http_get(address: SocketAddr, path: &str) -> Result<String, String> {
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let get = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_read_timeout(Some(limit))?;

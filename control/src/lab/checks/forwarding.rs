@@ -6,7 +6,7 @@ use super::{Finding, client, expect, output};
 pub(super) fn ping(size: u16) -> Finding {
     let server = in_pref64(SERVER);
     let answer = client(
-        &format!("ping -6 -n -c 5 -i 0.2 -W 2 -s {size} {server}"),
+        &format!("ping -6 -n -c 5 -i 0.2 -W 5 -s {size} {server}"),
         20,
     )?;
     expect(&answer, " 0% packet loss")?;
@@ -20,7 +20,11 @@ pub(super) fn ping(size: u16) -> Finding {
 /// Hop 1 is the gateway; then come both IPv4 routers and the server, each as its Pref64 address.
 pub(super) fn traceroute() -> Finding {
     let server = in_pref64(SERVER);
-    let answer = client(&format!("traceroute -6 -n -q 1 -w 3 -m 8 {server}"), 40)?;
+    // One probe at a time: it is not waited for any shorter because a later one is answered.
+    let answer = client(
+        &format!("traceroute -6 -n -q 1 -N 1 -w 7 -m 8 {server}"),
+        60,
+    )?;
     let hops: Vec<&str> = answer
         .lines()
         .skip(1)
@@ -48,7 +52,7 @@ pub(super) fn path_mtu() -> Finding {
     let wanted = NARROW_MTU + 20;
     let fits = wanted - 40 - 8;
     let answer = client(
-        &format!("ping -6 -n -c 3 -i 0.3 -W 2 -M do -s {fits} {narrow}"),
+        &format!("ping -6 -n -c 3 -i 0.3 -W 5 -M do -s {fits} {narrow}"),
         20,
     )?;
     expect(&answer, " 0% packet loss")?;

@@ -3,10 +3,10 @@
 use super::super::topology::{NATIVE, SERVER, in_pref64};
 use super::{Finding, client, expect};
 
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 20;
 
 fn short(question: &str) -> Finding {
-    client(&format!("dig +short +tries=2 +time=3 {question}"), SECONDS)
+    client(&format!("dig +short +tries=2 +time=7 {question}"), SECONDS)
 }
 
 fn exactly(question: &str, wanted: &str) -> Finding {
@@ -48,7 +48,7 @@ pub(super) fn negative() -> Finding {
         ("nodata", "status: NOERROR"),
     ] {
         let answer = client(
-            &format!("dig +tries=2 +time=3 AAAA {name}.lab.test"),
+            &format!("dig +tries=2 +time=7 AAAA {name}.lab.test"),
             SECONDS,
         )?;
         expect(&answer, wanted)?;
