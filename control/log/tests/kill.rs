@@ -24,6 +24,10 @@ const KILLS: u32 = 20;
 const BLOCKS: u64 = 400;
 /// Questions asked after each kill.
 const QUESTIONS: usize = 60;
+/// What the journal may lose, in milliseconds.
+const SECOND_MS: i64 = 1000;
+/// Between two things that happen, in milliseconds, unless the process does not run.
+const GAP_MS: i64 = 20;
 
 fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -144,43 +148,77 @@ struct Held {
     until_ms: i64,
 }
 
-/// What the process wrote down, up to its end.
-fn truth(directory: &Path, from: u64, killed_ms: i64) -> Vec<Held> {
+/// What was written down: whether a block was allocated, when, which, and to whom.
+struct Line {
+    is_allocated: bool,
+    at_ms: i64,
+    number: u64,
+    subscriber: u64,
+}
+
+/// What the process has written down since then.
+fn lines(directory: &Path, from: u64) -> Vec<Line> {
     let text = std::fs::read(directory.join("truth")).unwrap();
     let text = String::from_utf8_lossy(&text[usize::try_from(from).unwrap()..]).into_owned();
-    let mut held: Vec<Held> = Vec::new();
     // The last line may be cut short.
-    for line in text
+    let whole = text
         .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-    {
+        .filter(|line| line.ends_with('\n'));
+    let line = |line: &str| {
         let mut words = line.split_whitespace();
-        let action = words.next().unwrap();
+        let is_allocated = words.next().unwrap() == "A";
         let mut number = || words.next().unwrap().parse::<u64>().unwrap();
-        let (at_ms, number, subscriber) = (number(), number(), number());
-        let at_ms = i64::try_from(at_ms).unwrap();
-        match action {
-            "A" => held.push(Held {
-                number,
-                subscriber,
-                from_ms: at_ms,
-                until_ms: killed_ms,
-            }),
-            _ => {
-                let mut newest = held.iter_mut().rev();
-                let known = newest.find(|one| one.number == number).unwrap();
-                known.until_ms = at_ms;
-            }
+        Line {
+            is_allocated,
+            at_ms: i64::try_from(number()).unwrap(),
+            number: number(),
+            subscriber: number(),
+        }
+    };
+    whole.map(line).collect()
+}
+
+/// When the process had so long still to run, and how long it ran before. A machine that stops
+/// processes for a while leaves gaps, in which it did not.
+fn ran(lines: &[Line], rest_ms: i64) -> (i64, i64) {
+    let mut left_ms = rest_ms;
+    let mut since = lines.last().map_or(0, |last| last.at_ms);
+    let mut before_ms = 0;
+    for pair in lines.windows(2).rev() {
+        let gap_ms = (pair[1].at_ms - pair[0].at_ms).min(GAP_MS);
+        match left_ms > 0 {
+            true => (left_ms, since) = (left_ms - gap_ms, pair[0].at_ms),
+            false => before_ms += gap_ms,
+        }
+    }
+    (since, before_ms)
+}
+
+fn truth(lines: &[Line], safe_ms: i64) -> Vec<Held> {
+    let mut held: Vec<Held> = Vec::new();
+    for pair in lines.windows(2) {
+        let (line, next) = (&pair[0], &pair[1]);
+        if line.is_allocated {
+            held.push(Held {
+                number: line.number,
+                subscriber: line.subscriber,
+                // It happened after it was written down, and before anything else was.
+                from_ms: next.at_ms,
+                until_ms: safe_ms,
+            });
+        } else {
+            let mut newest = held.iter_mut().rev();
+            let known = newest.find(|one| one.number == line.number).unwrap();
+            known.until_ms = line.at_ms.min(safe_ms);
         }
     }
     held
 }
 
-/// Asks for the middle of the time that each was held, as far as that is older than a second.
-fn ask(directory: &Path, held: &[Held], killed_ms: i64) -> usize {
-    let safe = killed_ms - 1000;
+/// Asks for the middle of the time that each was held.
+fn ask(directory: &Path, held: &[Held]) -> usize {
     let sure = held.iter().filter_map(|one| {
-        let until_ms = one.until_ms.min(safe);
+        let until_ms = one.until_ms;
         (until_ms - one.from_ms > 60).then(|| (one, i64::midpoint(one.from_ms, until_ms)))
     });
     let sure: Vec<_> = sure.collect();
@@ -198,7 +236,9 @@ fn ask(directory: &Path, held: &[Held], killed_ms: i64) -> usize {
         assert_eq!(
             found,
             [expected],
-            "at {at_ms}, killed at {killed_ms}: {answer:?}"
+            "at {at_ms}, from {} until {}: {answer:?}",
+            one.from_ms,
+            one.until_ms
         );
         asked += 1;
     }
@@ -217,25 +257,30 @@ fn kill_again_and_again(which: u32) -> usize {
     let mut first_life = Vec::new();
     let mut first_kill = 0;
     for kill in 0..KILLS {
-        let pause = 1300 + (which * 97 + kill * 61) % 400;
-        std::thread::sleep(Duration::from_millis(pause.into()));
-        let killed_ms = now_ms();
+        let pause = 300 + (which * 97 + kill * 61) % 400;
+        let began = Instant::now();
+        while ran(&lines(&path, written), SECOND_MS).1 < pause.into() {
+            assert!(began.elapsed() < Duration::from_secs(60), "the storm ends");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         storm.child.kill().unwrap();
         storm.child.wait().unwrap();
-        let held = truth(&path, written, killed_ms);
+        let dead_ms = now_ms();
+        let lines = lines(&path, written);
+        let held = truth(&lines, ran(&lines, SECOND_MS).0);
         written = length(&path);
-        let count = ask(&path, &held, killed_ms);
+        let count = ask(&path, &held);
         assert!(count > 10, "only {count} questions after kill {kill}");
         asked += count;
         if kill == 0 {
-            (first_life, first_kill) = (held, killed_ms);
+            (first_life, first_kill) = (held, dead_ms);
         }
         storm.child = start(&path);
     }
     storm.child.kill().unwrap();
     storm.child.wait().unwrap();
     // The first life is still right after all the others.
-    asked += ask(&path, &first_life, first_kill);
+    asked += ask(&path, &first_life);
     let names: Vec<String> = std::fs::read_dir(path.join("journal"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -249,11 +294,11 @@ fn kill_again_and_again(which: u32) -> usize {
 }
 
 /// A time after a kill is answered with a note that says so.
-fn after_the_kill_it_says_so(path: &Path, killed_ms: i64) {
+fn after_the_kill_it_says_so(path: &Path, dead_ms: i64) {
     let question = Question {
         subject: Subject::Mapped(block(0, 0).v4, 1024),
-        from_ms: killed_ms + 5,
-        to_ms: killed_ms + 5,
+        from_ms: dead_ms,
+        to_ms: dead_ms,
     };
     let answer = lookup(&path.join("journal"), &question).unwrap();
     let is_said = |note: &Note| matches!(note, Note::Crashed { .. });

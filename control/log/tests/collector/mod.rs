@@ -345,7 +345,8 @@ pub async fn rsyslogd(over: &str, addr: SocketAddrV4, place: &Path) -> (Collecto
     let path = |name: &str| place.join(name).to_str().unwrap().to_owned();
     let input = match over {
         "udp" => format!(
-            "module(load=\"imudp\")\ninput(type=\"imudp\" address=\"{ip}\" port=\"{port}\" ruleset=\"all\")"
+            // A scene that it comes late to fits its buffer.
+            "module(load=\"imudp\")\ninput(type=\"imudp\" address=\"{ip}\" port=\"{port}\" rcvbufSize=\"4m\" ruleset=\"all\")"
         ),
         "tcp" => format!(
             "module(load=\"imtcp\")\ninput(type=\"imtcp\" address=\"{ip}\" port=\"{port}\" ruleset=\"all\")"
