@@ -26,6 +26,16 @@ as_root() {
     fi
 }
 
+# A registry may fail for a moment, and another program hold apt's lock.
+again() {
+    for pause in 5 15 30 60; do
+        "$@" && return 0
+        echo "$*: failed, again in $pause s" >&2
+        sleep "$pause"
+    done
+    "$@"
+}
+
 need_rust() {
     command -v cargo >/dev/null ||
         fail "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or newer with rustup, and open a new shell so that cargo is in PATH"
@@ -33,6 +43,12 @@ need_rust() {
 
 is_installed() {
     [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+install_packages() {
+    as_root apt-get update -qq -o Acquire::Retries=3 &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+            -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
 }
 
 need_packages() {
@@ -53,9 +69,7 @@ need_packages() {
     case " $missing " in *" bind9 "*) unwanted="$unwanted named" ;; esac
     log=$(mktemp)
     # shellcheck disable=SC2086 # a list of names
-    if ! { as_root apt-get update -qq &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing; } \
-        >"$log" 2>&1; then
+    if ! again install_packages $missing >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         fail "could not install$missing (above: apt-get's last lines); install them by hand and repeat"
@@ -76,7 +90,7 @@ need_python() {
     rm -rf "$venv"
     mkdir -p .cache
     log=$(mktemp)
-    if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --requirement "$requirements"; } >"$log" 2>&1; then
+    if ! { python3 -m venv "$venv" && again "$venv/bin/pip" install --quiet --requirement "$requirements"; } >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         fail "could not install the Python packages of $requirements (above: pip's last lines)"
@@ -92,7 +106,7 @@ need_cargo_fuzz() {
     fi
     echo "make deps: installing cargo-fuzz into .cache/cargo"
     log=$(mktemp)
-    if ! cargo install --quiet --locked --root .cache/cargo cargo-fuzz >"$log" 2>&1; then
+    if ! again cargo install --quiet --locked --root .cache/cargo cargo-fuzz >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         fail "could not install cargo-fuzz (above: cargo's last lines)"
