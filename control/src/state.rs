@@ -18,7 +18,7 @@ use crate::api::model;
 use crate::config::Config;
 
 /// Longest time that a worker is waited for: it answers between two bursts.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A worker whose loop has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(3);
 
