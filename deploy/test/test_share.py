@@ -99,18 +99,25 @@ def run(*command, namespace=None, check=True, timeout=LIMIT):
 
 
 def ip(namespace, line, check=True):
-    return run("ip", "-n", namespace, *line.split(), check=check)
+    """What the kernel changed while it was listed is listed again."""
+    while "Dump was interrupted" in (said := run("ip", "-n", namespace, *line.split(), check=check)):
+        pass
+    return said
 
 
 def until(what, condition, limit=LIMIT):
-    """Seconds until `condition` holds."""
+    """Seconds until `condition` holds. What it raises, as of a file that is not there yet, means not yet."""
     began = time.monotonic()
+    why = None
     while time.monotonic() - began < limit:
-        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+        try:
+            why = None
             if condition():
                 return time.monotonic() - began
+        except Exception as error:  # noqa: BLE001: told at the end
+            why = error
         time.sleep(0.05)
-    raise AssertionError(f"not within {limit} s: {what}")
+    raise AssertionError(f"not within {limit} s: {what}" + (f": {why!r}" if why else ""))
 
 
 def within(namespace, work):
@@ -122,7 +129,7 @@ def within(namespace, work):
         with open(f"/run/netns/{namespace}") as handle:
             assert libc.setns(handle.fileno(), 0x40000000) == 0
         result.append(work())
-    one = threading.Thread(target=thread)
+    one = threading.Thread(target=thread, daemon=True)
     one.start()
     one.join(LIMIT)
     assert result, "the thread has failed or takes too long"
@@ -133,22 +140,24 @@ class Share:
     """A gate64 share that runs."""
 
     def __init__(self, gate64, *flags, downstream="lan", upstream="wan", name="one"):
-        self.socket = WORK / f"{name}.sock"
-        self.out = open(WORK / f"{name}.out", "a+")
+        self.out = open(WORK / f"{name}.out", "ab")
+        self.from_here = self.out.tell()
         command = ["ip", "netns", "exec", HOST, gate64, "share", "--upstream", upstream, "--downstream", downstream,
-                   "--state", str(WORK / "state"), "--socket", str(self.socket), "--dns", f"udp://{SERVER}", *flags]
+                   "--state", str(WORK / "state"), "--socket", str(WORK / f"{name}.sock"), "--dns", f"udp://{SERVER}", *flags]
         self.process = subprocess.Popen(command, stdout=self.out, stderr=self.out)
 
     def text(self):
-        return pathlib.Path(self.out.name).read_text()
+        """What it said, and none before it of the same name."""
+        return pathlib.Path(self.out.name).read_bytes()[self.from_here:].decode(errors="replace")
 
-    def serves(self):
-        assert self.process.poll() is None, self.text()
-        return "\nserves" in self.text()
+    def begins(self):
+        """It takes packets, and a signal ends it in good order."""
+        until("the share is ready", lambda: " ready " in self.text())
 
     def line(self):
-        """How it is: what it logged since then stands behind it."""
-        return [line for line in self.text().splitlines() if line.startswith("serves")][-1]
+        """How it is, once it is shown: what it logged since then stands behind it."""
+        lines = [line for line in self.text().splitlines() if line.startswith(("serves", "does not serve"))]
+        return lines[-1] if lines else ""
 
     def stop(self, how=signal.SIGINT):
         self.process.send_signal(how)
@@ -167,18 +176,18 @@ def state_of_host():
     keys = [f"net.ipv6.conf.{one}.{key}" for one in ("all", "default", "lan", "wan", "lo")
             for key in ("forwarding", "accept_ra", "disable_ipv6", "proxy_ndp", "autoconf")]
     keys += ["net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_local_port_range", "net.ipv4.ip_forward"]
-    addresses = json.loads(run("ip", "-n", HOST, "-j", "address"))
+    addresses = json.loads(ip(HOST, "-j address"))
     links = [(one["ifname"], "UP" in one["flags"], "xdp" in one, sorted(a["local"] for a in one["addr_info"])) for one in addresses]
-    routes = [line.split(" expires")[0] for line in ip(HOST, "route").splitlines() + ip(HOST, "-6 route").splitlines()]
+    routes = sorted(line.split(" expires")[0] for line in ip(HOST, "route").splitlines() + ip(HOST, "-6 route").splitlines())
     return {"sysctls": run("sysctl", *keys, namespace=HOST), "links": links, "routes": routes, "rules": ip(HOST, "-6 rule"),
             "proxies": ip(HOST, "-6 neigh show proxy"), "kept": [line.split(" lladdr")[0] for line in ip(HOST, "neigh").splitlines() if "managed" in line]}
 
 
-def is_as_it_was(before):
+def is_as_it_was(before, state=state_of_host):
     """The kernel itself may need a moment for links that came or went."""
     with contextlib.suppress(AssertionError):
-        until("the host is as it was", lambda: state_of_host() == before, 3)
-    after = state_of_host()
+        until("the host is as it was", lambda: state() == before, 20)
+    after = state()
     assert after == before, f"the host is not as it was:\n{before}\n{after}"
 
 
@@ -200,14 +209,22 @@ def build():
     pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text("")
     servers = subprocess.Popen(["ip", "netns", "exec", INTERNET, sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
     assert servers.stdout.readline() == "ready\n"
+    # A link-local address comes some time after its link, and may be used when nobody else has been found to have it.
+    for namespace, link in ((HOST, "wan"), (INTERNET, "eth0")):
+        show = f"-6 address show dev {link} -tentative"
+        until(f"{link} has a link-local address", lambda namespace=namespace, show=show: "inet6 fe80" in ip(namespace, show))
     return servers
+
+
+def end_all(namespace, how):
+    for pid in run("ip", "netns", "pids", namespace, check=False).split():
+        with contextlib.suppress(ValueError, ProcessLookupError):
+            os.kill(int(pid), how)
 
 
 def tear_down():
     for namespace in (CLIENT, HOST, INTERNET):
-        for pid in run("ip", "netns", "pids", namespace, check=False).split():
-            with contextlib.suppress(ValueError, ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        end_all(namespace, signal.SIGKILL)
         subprocess.run(["ip", "netns", "delete", namespace])
         shutil.rmtree(f"/etc/netns/{namespace}", ignore_errors=True)
     shutil.rmtree(WORK, ignore_errors=True)
@@ -219,7 +236,7 @@ def learn_resolver():
     found = re.search(r"Recursive DNS server\s*: (\S+)", whole)
     if not found:
         return False
-    pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text(f"nameserver {found[1]}\noptions timeout:1\n")
+    pathlib.Path(f"/etc/netns/{CLIENT}/resolv.conf").write_text(f"nameserver {found[1]}\noptions timeout:1 attempts:5\n")
     return True
 
 
@@ -251,8 +268,7 @@ def page_after_link_up(name="v4only.test"):
 def echoed(octets=1 << 18, chunk=1 << 15):
     """Seconds for octets to an IPv4 server and back over TCP, in chunks that the sender's kernel hands over whole."""
     def work():
-        with socket.create_connection((f"64:ff9b::{SERVER}", 7), 5) as one:
-            one.settimeout(10)
+        with socket.create_connection((f"64:ff9b::{SERVER}", 7), LIMIT / 2) as one:
             for _ in range(octets // chunk):
                 one.sendall(bytes(chunk))
                 back = 0
@@ -274,7 +290,7 @@ def report(what, seconds, goal=GOAL):
 
 def test_from_link_up_to_a_page(gate64):
     share = Share(gate64, "--search", "lab.test", "--ra-interval-max", "4s")
-    until("the API answers", share.socket.exists)
+    share.begins()
     report("from the client's link up to a page by name", page_after_link_up())
     text = fetch("v4only.test")
     port = int(re.search(rf"{ADDRESS}:(\d+)", text)[1])
@@ -288,8 +304,6 @@ def test_from_link_up_to_a_page(gate64):
     traceroutes()
     stateless_dhcpv6()
     share.stop()
-    # The last advertisement takes the default route away.
-    until("the client's default route goes", lambda: "default" not in ip(CLIENT, "-6 route"))
 
 
 def advertisements():
@@ -298,20 +312,19 @@ def advertisements():
     capture = WORK / "ra.pcap"
     routes = subprocess.Popen(["ip", "-n", CLIENT, "-6", "monitor", "route"], stdout=subprocess.PIPE, text=True)
     radvdump = subprocess.Popen(["ip", "netns", "exec", CLIENT, "timeout", str(seconds), "radvdump"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    tcpdump = subprocess.Popen(["ip", "netns", "exec", CLIENT, "tcpdump", "-U", "-i", "eth0", "-w", str(capture), "icmp6[0] == 134 or icmp6[0] == 133"],
+    tcpdump = subprocess.Popen(["ip", "netns", "exec", CLIENT, "tcpdump", "-U", "-i", "eth0", "-w", str(capture), "icmp6[0] >= 133 and icmp6[0] <= 136"],
                                stderr=subprocess.PIPE, text=True)
     assert "listening" in tcpdump.stderr.readline()
     router = re.search(r"default via (\S+)", ip(CLIENT, "-6 route"))[1]
     began = time.monotonic()
-    run(PYTHON, "-c", SCAPY_SOLICIT, namespace=CLIENT)
-    solicited = 0
+    for address in SOLICITORS:
+        ip(CLIENT, f"address add {address}/128 dev eth0 nodad")
+    run(PYTHON, "-c", SCAPY_SOLICIT, *SOLICITORS, namespace=CLIENT)
     while time.monotonic() - began < seconds:
         # A host that solicits its router's link-local address keeps its default route only if the answer has the router flag.
-        ip(CLIENT, "-6 neigh flush dev eth0")
+        ip(CLIENT, "-6 neigh flush dev eth0", check=False)
         assert "1 received" in run("ping", "-c1", "-W10", f"{router}%eth0", namespace=CLIENT)
-        assert "router" in ip(CLIENT, f"-6 neigh show {router} dev eth0")
         assert "default via" in ip(CLIENT, "-6 route"), "the default route is lost"
-        solicited += 1
         time.sleep(1)
     for one in (tcpdump, radvdump, routes):
         one.terminate()
@@ -325,25 +338,27 @@ def advertisements():
     for part in ("PREF64 Option", "64:ff9b::", "Recursive DNS Server", "DNS Search List", "Hop Limit: 255", "[Checksum Status: Good]"):
         assert part in seen, f"tshark does not see {part!r}:\n{seen[:4000]}"
     assert "Malformed" not in seen, seen
-    judged = run(PYTHON, "-c", SCAPY_JUDGE, str(capture))
-    print(f"  {judged.strip()}; {solicited} times the router's link-local address was solicited, and the default route never lost", flush=True)
+    judged = run(PYTHON, "-c", SCAPY_JUDGE, str(capture), router, *SOLICITORS)
+    print(f"  {judged.strip()}, and the default route never lost", flush=True)
 
+
+# Addresses that solicit for this test alone: what the client's kernel and rdisc6 have asked for may be answered at any time. Each does so
+# once, since solicitations of one host that wait together have one answer.
+SOLICITORS = ("fe80::51:1", "fe80::51:2")
 
 SCAPY_SOLICIT = """
 # Solicitations of every kind of RFC 4861 section 6.1.1, and of invalid ones that are to be ignored.
-import time
+import sys, time
 from scapy.all import Ether, IPv6, ICMPv6ND_RS, ICMPv6NDOptSrcLLAddr, get_if_hwaddr, sendp
 mac = get_if_hwaddr("eth0")
-with open("/proc/net/if_inet6") as table:
-    octets = next(line.split()[0] for line in table if line.startswith("fe80") and line.split()[-1] == "eth0")
-own = ":".join(octets[at:at + 4] for at in range(0, 32, 4))
+one, other = sys.argv[1:]
 def solicit(source, options, hlim=255, code=0):
     rs = Ether(src=mac, dst="33:33:00:00:00:02") / IPv6(src=source, dst="ff02::2", hlim=hlim) / ICMPv6ND_RS(code=code, res=source != "::" and hlim == 255 and code == 0)
     sendp(rs / ICMPv6NDOptSrcLLAddr(lladdr=mac) if options else rs, iface="eth0", verbose=False)
-for source, options in ((own, True), (own, False), ("::", False)):
+for source, options in ((one, True), (other, False), ("::", False)):
     solicit(source, options)
     time.sleep(1)
-for source, options, hlim, code in ((own, True, 64, 0), (own, True, 255, 1), ("::", True, 255, 0)):
+for source, options, hlim, code in ((one, True, 64, 0), (other, True, 255, 1), ("::", True, 255, 0)):
     solicit(source, options, hlim, code)
 for _ in range(50):
     solicit("::", False)
@@ -353,13 +368,17 @@ for _ in range(50):
 
 SCAPY_JUDGE = """
 import sys
-from scapy.all import rdpcap, IPv6, ICMPv6ND_RA, ICMPv6ND_RS, ICMPv6NDOptPREF64, ICMPv6NDOptPrefixInfo, ICMPv6NDOptRDNSS, ICMPv6NDOptRouteInfo
-all_nodes, asked, delays = [], {}, []
+from scapy.all import rdpcap, IPv6, ICMPv6ND_NA, ICMPv6ND_RA, ICMPv6ND_RS, ICMPv6NDOptPREF64, ICMPv6NDOptPrefixInfo, ICMPv6NDOptRDNSS, ICMPv6NDOptRouteInfo
+router, *solicitors = sys.argv[2:]
+all_nodes, asked, owed, delays, flags = [], {}, set(), [], []
 for packet in rdpcap(sys.argv[1]):
     now = float(packet.time)
     # Only solicitations with an address, marked so by their sender, get an answer of their own.
     if ICMPv6ND_RS in packet and packet[ICMPv6ND_RS].res:
-        asked.setdefault(packet[IPv6].src, now)
+        asked[packet[IPv6].src] = now
+        owed.add(packet[IPv6].src)
+    if ICMPv6ND_NA in packet and packet[IPv6].src == router:
+        flags.append(packet[ICMPv6ND_NA].R)
     if ICMPv6ND_RA in packet:
         ra, pref64 = packet[ICMPv6ND_RA], packet[ICMPv6NDOptPREF64]
         assert packet[IPv6].hlim == 255 and packet[IPv6].src.startswith("fe80:")
@@ -373,16 +392,19 @@ for packet in rdpcap(sys.argv[1]):
             all_nodes.append(now)
             delays += [now - since for since in asked.values()]
             asked.clear()
-        else:
-            assert to in asked, f"an answer that nobody has asked for: {to}"
-            delays.append(now - asked.pop(to))
+        elif to in solicitors:
+            assert to in owed, f"an answer that nobody has asked for: {to}"
+            owed.remove(to)
+            # One to all nodes may have gone before it was read.
+            delays += [now - asked.pop(to)] if to in asked else []
 gaps = [b - a for a, b in zip(all_nodes, all_nodes[1:])]
 # RFC 4861 section 6.2.6 and MaxRtrAdvInterval have bounds of 0.5 and 4 s, which share/ra/schedule.rs is tested for: a machine that
 # is busy is late. Here each is answered, and no lifetime runs out.
 assert len(delays) >= 2 and max(delays) < 12, delays
-# MIN_DELAY_BETWEEN_RAS, though 50 solicitations came at once: 3 s where they are sent.
-assert len(gaps) >= 3 and min(gaps) >= 2 and max(gaps) < 12, gaps
-print(f"scapy: {len(delays)} solicitations answered in {min(delays):.2f} to {max(delays):.2f} s; {len(all_nodes)} to all nodes, every {min(gaps):.1f} to {max(gaps):.1f} s, with lifetimes of 12 s")
+# MIN_DELAY_BETWEEN_RAS, though 50 solicitations came at once: 3 s where they are sent, of which one that is late takes some.
+assert len(gaps) >= 3 and min(gaps) > 0.9 and max(gaps) < 12, gaps
+assert flags and all(flags), f"neighbour advertisements without the router flag: {flags}"
+print(f"scapy: {len(delays)} solicitations answered in {min(delays):.2f} to {max(delays):.2f} s; {len(all_nodes)} to all nodes, every {min(gaps):.1f} to {max(gaps):.1f} s, with lifetimes of 12 s; {len(flags)} times the router's link-local address was solicited")
 """
 
 
@@ -407,48 +429,58 @@ def stateless_dhcpv6():
     run("dhclient", "-6", "-S", "-1", "-sf", str(script), "-lf", f"{WORK}/leases", "-pf", f"{WORK}/dhclient.pid", "eth0", namespace=CLIENT)
     told = (WORK / "dhclient.env").read_text()
     assert re.search(r"new_dhcp6_name_servers=fd\S+::1", told) and "new_dhcp6_domain_search=lab.test" in told, told
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int((WORK / "dhclient.pid").read_text()), signal.SIGTERM)
 
 
 def test_kind_test_leads_every_name_through_nat64(gate64):
     share = Share(gate64, "--test")
-    until("the API answers", share.socket.exists)
+    share.begins()
     report("kind test: from link up to a page of a name with a real AAAA", page_after_link_up("dual.test"))
     assert ADDRESS in fetch("dual.test")
     no_route_at_once()
     share.stop()
+    # By the last advertisement: its lifetime is of nine minutes here.
+    until("the client's default route goes", lambda: "default" not in ip(CLIENT, "-6 route"))
 
 
 class Talk:
     """The host's own conversations: TCP and UDP out, TCP in, on the shared address."""
 
     def __init__(self):
-        self.rounds, self.lost, self.ends = 0, [], False
+        self.rounds, self.lost, self.unanswered, self.ends = 0, [], 0, False
         self.tcp = within(HOST, lambda: socket.create_connection((SERVER, 7), 5))
         self.udp = within(HOST, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self.listener = within(HOST, lambda: socket.create_server(("0.0.0.0", 8080)))
         self.outside = within(INTERNET, lambda: socket.create_connection((ADDRESS, 8080), 5))
         self.inside = self.listener.accept()[0]
         self.udp.connect((SERVER, 7))
-        self.thread = threading.Thread(target=self.go)
+        self.thread = threading.Thread(target=self.go, daemon=True)
         self.thread.start()
+
+    def goes_on(self):
+        until("the host's conversations go on", lambda end=self.rounds + 20: self.rounds > end)
 
     def go(self):
         pairs = [("TCP out", self.tcp, self.tcp), ("UDP out", self.udp, self.udp), ("TCP in", self.outside, self.inside)]
         for _, a, b in pairs:
             a.settimeout(LIMIT)
             b.settimeout(LIMIT)
+        self.udp.settimeout(5)
         while not self.ends:
             self.rounds += 1
             message = b"%08d" % self.rounds
             for name, sender, receiver in pairs:
                 try:
                     sender.send(message)
-                    if receiver.recv(64) != message:
-                        self.lost.append((name, self.rounds))
+                    while (heard := receiver.recv(64)) != message:
+                        # What was not waited for any longer may come late.
+                        if receiver is not self.udp or heard > message:
+                            self.lost.append((name, self.rounds))
+                            break
                 except OSError as error:
-                    self.lost.append((name, self.rounds, str(error)))
+                    if receiver is self.udp and isinstance(error, TimeoutError):
+                        self.unanswered += 1
+                    else:
+                        self.lost.append((name, self.rounds, str(error)))
             time.sleep(0.01)
 
     def end(self):
@@ -460,10 +492,10 @@ class Talk:
 
 def test_the_hosts_own_connections(gate64):
     talk = Talk()
-    time.sleep(0.3)
+    talk.goes_on()
     share = Share(gate64)
     page_after_link_up()
-    before = talk.rounds
+    talk.goes_on()
     for _ in range(5):
         fetch("v4only.test")
     # A port of the pool cannot be had by anyone else, nor is it given to the host's own connections.
@@ -472,10 +504,11 @@ def test_the_hosts_own_connections(gate64):
         assert taken == 98, f"binding port 62000: {taken}"
     share.stop()
     assert within(HOST, lambda: bind_error(socket.SOCK_STREAM, 62_000)) == 0
-    time.sleep(0.3)
+    talk.goes_on()
     talk.end()
-    assert before > 20 and talk.rounds > before and not talk.lost, (talk.rounds, talk.lost[:5])
-    print(f"  the host's own TCP and UDP, both ways: {3 * talk.rounds} messages before, during and after, none lost", flush=True)
+    # Of UDP the kernel drops what is on its way through a veth just when a program is attached or detached there.
+    assert not talk.lost and talk.unanswered <= 2, (talk.rounds, talk.lost[:5], talk.unanswered)
+    print(f"  the host's own TCP and UDP, both ways: {3 * talk.rounds} messages before, during and after, {talk.unanswered} lost", flush=True)
 
 
 def bind_error(kind, port):
@@ -508,7 +541,7 @@ def test_the_upstream_changes(gate64):
     until("a page after the upstream is back", lambda: "the page" in tried("v4only.test"))
     report("from the upstream's link up to a page", time.monotonic() - began)
     ip(HOST, f"address del {OTHER_ADDRESS}/24 dev wan")
-    until("the line says why", lambda: "wan has no IPv4 address" in share.text())
+    until("the line says why", lambda: "wan has no IPv4 address" in share.line())
     ip(HOST, f"address add {ADDRESS}/24 dev wan")
     ip(HOST, "route add default via 192.0.2.1")
     until("a page from the first address", lambda: ADDRESS in tried("v4only.test"))
@@ -542,7 +575,7 @@ def test_native_ipv6_in_the_upstreams_own_64(gate64):
     with native_upstream():
         before = state_of_host()
         share = Share(gate64)
-        until("the API answers", share.socket.exists)
+        share.begins()
         native_and_translated(share, "2001:db8:1:")
         is_as_it_was(before)
         # The same after a kill: client routes and proxy entries are in the record.
@@ -551,7 +584,7 @@ def test_native_ipv6_in_the_upstreams_own_64(gate64):
         share.stop(signal.SIGKILL)
         assert "2001:db8:1:" in state_of_host()["proxies"]
         share = Share(gate64, name="last")
-        until("it has begun", lambda: "An IPv6-only network" in share.text())
+        share.begins()
         share.stop()
         is_as_it_was(before)
 
@@ -560,7 +593,7 @@ def test_native_ipv6_from_a_routed_prefix(gate64):
     with native_upstream():
         ip(INTERNET, "-6 route add 2001:db8:2::/64 via 2001:db8:1::5")
         share = Share(gate64, "--prefix", "2001:db8:2::/64")
-        until("the API answers", share.socket.exists)
+        share.begins()
         native_and_translated(share, "2001:db8:2:")
 
 
@@ -615,7 +648,7 @@ def delegating_upstream():
 
 def client_addresses():
     """The client's addresses of prefixes: whether each is preferred."""
-    shown = json.loads(run("ip", "-n", CLIENT, "-j", "-6", "address", "show", "dev", "eth0", "scope", "global"))
+    shown = json.loads(ip(CLIENT, "-j -6 address show dev eth0 scope global"))
     return {one["local"]: not one.get("deprecated") for link in shown for one in link.get("addr_info", []) if one}
 
 
@@ -642,7 +675,8 @@ def test_a_delegated_prefix(gate64):
         server.stop()
         server = Kea("2001:db8:43::")
         began = time.monotonic()
-        until("a page from the other prefix", lambda: "for 2001:db8:43:" in tried("dual.test"), 40)
+        # When the lease is over, or before; the second server is asked for another one some time after it has begun.
+        until("a page from the other prefix", lambda: "for 2001:db8:43:" in tried("dual.test"), 2 * LIMIT)
         report("another server with another prefix: until a page from there", time.monotonic() - began, 40)
         assert has_preferred("2001:db8:43:") and not has_preferred("2001:db8:42:"), client_addresses()
         share.stop(signal.SIGKILL)
@@ -651,7 +685,8 @@ def test_a_delegated_prefix(gate64):
         until("the same prefix is used again", lambda: "2001:db8:43::/64" in share.text())
         until("a native page", lambda: "for 2001:db8:43:" in tried("dual.test"))
         share.stop()
-        assert "DHCP6_RELEASE_PD" in server.log(), server.log()[-2000:]
+        # It does not wait long for a server that is slow to read it.
+        until("the prefix is given back", lambda: "DHCP6_RELEASE_PD" in server.log())
         server.stop()
         is_as_it_was(before)
 
@@ -689,13 +724,12 @@ def begin_and_end_at_once(gate64):
     for round_ in range(5):
         shares = [Share(gate64, name=f"first-{round_}"), Share(gate64, downstream="lan2", upstream="wan2", name=f"second-{round_}")]
         for share in shares:
-            until("it is ready", lambda share=share: " ready " in share.text())
+            share.begins()
         for share in shares:
             share.process.send_signal(signal.SIGINT)
         for share in shares:
             assert share.process.wait(LIMIT) == 0, share.text()
-        after = state_of_host()
-        assert after == before, f"the host is not as it was, round {round_}:\n{before}\n{after}"
+        is_as_it_was(before)
 
 
 def test_two_shares_at_once(gate64):
@@ -711,7 +745,8 @@ def test_two_shares_at_once(gate64):
         ip(HOST, "link set wan2 up")
         ip(HOST, "route add default via 192.0.3.1 dev wan2 metric 900")
         one, two = Share(gate64), Share(gate64, downstream="lan2", upstream="wan2", name="two")
-        until("both answer", lambda: one.socket.exists() and two.socket.exists())
+        one.begins()
+        two.begins()
         Share(gate64, downstream="lan2", name="three").ends_by_itself(1, "another gate64 shares to lan2 already")
         ip(HOST, "link add name lan3 type veth peer name lan3p")
         Share(gate64, downstream="lan3", name="four").ends_by_itself(1, "another gate64 shares wan already (wan to lan)")
@@ -765,7 +800,7 @@ def test_over_a_bridge(gate64):
         report("256 KiB to a server and back", echoed())
         share.stop()
         run("ethtool", "-K", "eth0", "tso", "on", "gso", "on", namespace=CLIENT)
-        assert bridge() == before, f"{before}\n{bridge()}"
+        is_as_it_was(before, bridge)
 
 
 def test_a_second_router(gate64):
@@ -778,8 +813,8 @@ def test_a_second_router(gate64):
         for what, preference, leaves in (("the same preference", 0, True), ("a higher preference", 1, True), ("a higher preference", 1, False)):
             told = len(share.text())
             advertise_from(router, preference, 1800)
-            until("the client has two default routes", lambda: ip(CLIENT, "-6 route").count("via fe80") > 1)
-            until("the share tells of it", lambda told=told: "another router advertises on br0" in share.text()[told:])
+            until("the client has two default routes", lambda: ip(CLIENT, "-6 route show default").count("via fe80") > 1)
+            until("the share tells of it", lambda told=told: "router lifetime 1800 s" in share.text()[told:])
             says = "start with --preference high, or lower its preference" if preference else "may use either router"
             until("the share warns of it", lambda told=told, says=says: says in share.text()[told:])
             warns = bool(preference)
@@ -788,7 +823,10 @@ def test_a_second_router(gate64):
             until("a page beside it", lambda: "the page" in tried("v4only.test"))
             report(f"a second router with {what}: until a page", time.monotonic() - began)
             if leaves:
+                told_beside = share.text()[told:]
+                assert warns or "hosts prefer" not in told_beside, told_beside
                 advertise_from(router, preference, 0)
+                until("the share tells that it leaves", lambda told=told: "router lifetime 0 s" in share.text()[told:])
             else:
                 run("sysctl", "-qw", "net.ipv6.conf.eth0.accept_ra_rt_info_max_plen=0", namespace=CLIENT)
                 # RFC 4861's 15 to 45 s in which a neighbour is not doubted would be spent on nothing here.
@@ -861,11 +899,14 @@ print("option 108 offers to do without IPv4 for 1800 s; who does not ask for it 
 
 def test_killed_at_any_moment(gate64):
     before = state_of_host()
-    moments = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5, 3]
+    moments = [0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5, None]
     changed = 0
     for moment in moments:
         share = Share(gate64)
-        time.sleep(moment)
+        if moment:
+            time.sleep(moment)
+        else:
+            share.begins()
         share.stop(signal.SIGKILL)
         changed += state_of_host() != before
     # Once more with traffic: the kernel keeps neighbours fresh for a gateway that is gone.
@@ -874,11 +915,11 @@ def test_killed_at_any_moment(gate64):
     share.stop(signal.SIGKILL)
     assert state_of_host()["kept"], "no neighbour is kept: there is nothing to test"
     share = Share(gate64, name="last")
-    until("it serves or waits for a client", lambda: "An IPv6-only network" in share.text())
+    share.begins()
     assert "undid what a killed gate64 had left" in share.text(), share.text()
     share.stop()
     is_as_it_was(before)
-    assert changed > 0, "no kill has left anything: the moments are too early"
+    assert changed > 0, "no kill has left anything"
     print(f"  killed at {len(moments)} moments, {changed} times with changes left: the next end puts all back", flush=True)
 
 
@@ -916,7 +957,7 @@ def test_464xlat(gate64):
 def test_an_interface_goes_and_one_is_down(gate64):
     ip(HOST, "link add name lan2 type veth peer name lan2p")
     share = Share(gate64, downstream="lan2", name="going")
-    until("it has started", lambda: "An IPv6-only network" in share.text())
+    share.begins()
     ip(HOST, "link del lan2")
     share.ends_by_itself(5, "lan2")
     assert "ERROR" not in share.text(), share.text()
@@ -947,6 +988,7 @@ def test_what_an_interface_cannot_do(gate64):
         run("ethtool", "-K", "port", "gro", "on", namespace=HOST)
         share = Share(gate64, downstream="br0")
         until("merged frames are warned of", lambda: "port below br0 may merge frames (GRO)" in share.text())
+        share.begins()
         share.stop()
     finally:
         for name in ("tun9", "br0", "port"):
@@ -983,7 +1025,7 @@ def test_bad_input(gate64):
     with read_only() as state:
         print(f"  {refused(gate64, good, 1, 'Read-only file system', state)}", flush=True)
     share = Share(gate64)
-    until("the API answers", share.socket.exists)
+    share.begins()
     refused(gate64, good, 1, "another gate64 shares to lan already")
     share.stop()
 
@@ -1032,10 +1074,10 @@ def main():
                 failed.append(name)
                 print(f"  FAILED: {error}", flush=True)
                 for one in WORK.glob("*.out"):
-                    print(one.read_text()[-3000:], flush=True)
-                for pid in run("ip", "netns", "pids", HOST, check=False).split():
-                    os.kill(int(pid), signal.SIGINT)
-                time.sleep(1)
+                    print(one.read_text(errors="replace")[-3000:], flush=True)
+                end_all(HOST, signal.SIGINT)
+                with contextlib.suppress(AssertionError):
+                    until("no share is left", lambda: not run("ip", "netns", "pids", HOST), 10)
             ip(CLIENT, "link set eth0 down")
             for one in WORK.glob("*.out"):
                 one.unlink()
