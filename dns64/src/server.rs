@@ -431,7 +431,7 @@ mod tests {
     /// A loopback address that no other run uses at this time.
     fn own_addr() -> SocketAddr {
         let [_, _, high, low] = std::process::id().to_be_bytes();
-        (Ipv4Addr::new(127, high | 64, low, 254), 5353).into()
+        (Ipv4Addr::new(127, high | 64, low, 254), 5300).into()
     }
 
     #[tokio::test]
