@@ -35,9 +35,11 @@ def start_servers(net):
 
 
 def ping(net, host, *words):
-    said = net.run(host, "ping", "-n", "-c", 4, "-i", "0.3", "-W", 5, *words, fails=True)
-    if " 0% packet loss" not in said:
-        raise Failed(said.strip().splitlines()[-1] if said.strip() else "ping says nothing")
+    """Four, one by one: of several, ping waits for the last only twice as long as an answer took before."""
+    for _ in range(4):
+        said = net.run(host, "ping", "-n", "-c", 1, "-W", 5, *words, fails=True)
+        if " 0% packet loss" not in said:
+            raise Failed(said.strip().splitlines()[-1] if said.strip() else "ping says nothing")
     return said.strip().splitlines()[-1]
 
 

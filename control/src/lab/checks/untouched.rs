@@ -10,14 +10,14 @@ use super::super::process::{Process, accepts, http_get, own_program};
 use super::super::state;
 use super::super::tool;
 use super::super::topology::{CLIENT, GATEWAY, NATIVE, Namespace};
+use super::forwarding::answers;
 use super::{Finding, client, expect, output};
 
 const SSH_PORT: u16 = 22;
 
 /// The server sees the client's own address.
 pub(super) fn native() -> Finding {
-    let pings = client(&format!("ping -6 -n -c 3 -i 0.2 -W 5 {NATIVE}"), 15)?;
-    expect(&pings, " 0% packet loss")?;
+    answers(&NATIVE.to_string())?;
     let page = client("curl -sS --max-time 10 http://dual.lab.test/", 15)?;
     expect(&page, &format!("answers [{CLIENT}]"))?;
     Ok(page.trim().to_owned())
@@ -25,8 +25,7 @@ pub(super) fn native() -> Finding {
 
 /// An SSH server has the gateway's port 22 while this lasts.
 pub(super) fn gateway() -> Finding {
-    let pings = client(&format!("ping -6 -n -c 3 -i 0.2 -W 5 {GATEWAY}"), 15)?;
-    expect(&pings, " 0% packet loss")?;
+    answers(&GATEWAY.to_string())?;
     let (mut server, known_hosts) = ssh_server().map_err(|error| error.to_string())?;
     let login = output(Namespace::Client, &ssh(&known_hosts), 30);
     server.stop();
