@@ -832,13 +832,16 @@ def test_a_second_router(gate64):
                 # RFC 4861's 15 to 45 s in which a neighbour is not doubted would be spent on nothing here.
                 run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=2000", namespace=CLIENT)
                 ip(CLIENT, "-6 route del 64:ff9b::/96")
-                until("the other router is in the way", lambda: "the page" not in fetch_or_not("v4only.test"))
+                theirs = re.search(r"inet6 (fe80\S+)/64", ip(router, "-6 address show dev eth0"))[1]
+                until("the other router is in the way", lambda theirs=theirs: f"via {theirs} " in ip(CLIENT, f"-6 route get 64:ff9b::{SERVER}"))
+                assert "the page" not in fetch_or_not("v4only.test")
                 ip(router, "link set eth0 down")
             began = time.monotonic()
             until("a page without it", lambda: "the page" in tried("v4only.test"))
             report(f"it goes {'with a last advertisement' if leaves else 'without a word, the client without routes'}: until a page", time.monotonic() - began, 20)
             if leaves:
                 until("nothing is in the way", lambda: share.line().startswith("serves · "))
+        run("sysctl", "-qw", "net.ipv6.neigh.eth0.base_reachable_time_ms=30000", namespace=CLIENT)
         share.stop()
 
 
