@@ -282,8 +282,6 @@ pub enum Command {
     },
     /// What to tell the log from now on.
     Log(LogMode),
-    /// Leave the loop.
-    Stop,
 }
 
 /// What a worker tells the log, and what it does while nobody can write it down.

@@ -163,7 +163,6 @@ fn answer(number: u8, commands: &Receiver<Command>) {
                     .send(if is_busy { Err(TooManyJobs) } else { Ok(()) })
                     .is_ok()
             }
-            Command::Stop => return,
         };
     }
 }

@@ -149,7 +149,6 @@ impl Nat64 {
                 let _ = begun.try_send(self.begin_cut(addresses, reply));
             }
             Command::Log(mode) => self.set_log(mode, now.tick()),
-            Command::Stop => {}
         }
     }
 

@@ -141,7 +141,7 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
         }
     }
 
-    /// Turns until it is told to stop.
+    /// Turns until nobody can have commands for it any more.
     pub fn run(&mut self) {
         while !self.stopping {
             if self.turn() {
@@ -229,9 +229,12 @@ impl<I: PacketIo, C: Clock> Worker<I, C> {
     fn apply_commands(&mut self, now: Instant) -> usize {
         for done in 0..COMMANDS_PER_TURN {
             match self.commands.try_recv() {
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => self.stopping = true,
                 Ok(command) => self.nat64.command(command, now),
                 Err(TryRecvError::Empty) => return done,
+                Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return done;
+                }
             }
         }
         COMMANDS_PER_TURN
