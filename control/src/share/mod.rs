@@ -52,9 +52,10 @@ use thread::{Attendant, Ended, Listening};
 /// An address that comes is taken when it has stayed for so long: a renewal is a removal and an
 /// addition.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How long, and how often, a change that is being made at the end is waited for.
+/// How long, and how often, a change that is being made at the end is waited for: half a minute, for it may itself wait
+/// for another share that undoes all that it made for its clients.
 const CHANGE_WAIT: Duration = Duration::from_millis(10);
-const CHANGE_WAITS_MAX: u32 = 200;
+const CHANGE_WAITS_MAX: u32 = 3000;
 /// After a gateway could not start again.
 const RETRY: Duration = Duration::from_secs(1);
 
