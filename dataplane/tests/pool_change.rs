@@ -352,21 +352,21 @@ fn as_many_sessions_fit_after_a_cut_while_the_wheel_still_refers_to_the_old_ones
     bench.fill(MAPPINGS, |_| {});
 }
 
-/// The log reads slowly: as many events in a turn as a worker passes on.
-#[test]
-fn a_cut_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
-    const MAPPINGS: u16 = 6000;
+const LOGGED_MAPPINGS: u16 = 6000;
+const LOGGED_SESSIONS: u64 = 2 * LOGGED_MAPPINGS as u64;
+
+/// Sessions whose beginning the log has read, on that address.
+fn logged() -> (Bench, Ipv4Addr) {
+    let mut bench = Bench::empty(large_blocks(|_| {}), LOGGED_SESSIONS, true);
+    let read_all = |gateway: &mut Gateway| while gateway.nat64.take_event().is_some() {};
+    let address = bench.fill(LOGGED_MAPPINGS, read_all);
+    (bench, address)
+}
+
+/// The end of each of them is told to a log that reads slowly: as many events in a turn as a worker
+/// passes on.
+fn assert_all_ends_are_told(bench: &mut Bench) {
     const EVENTS_PER_TURN: usize = 256;
-    let sessions = 2 * u64::from(MAPPINGS);
-    let mut bench = Bench::empty(large_blocks(|_| {}), sessions, true);
-    let gone = bench.fill(
-        MAPPINGS,
-        |gateway| {
-            while gateway.nat64.take_event().is_some() {}
-        },
-    );
-    bench.change(large_blocks(|pool| pool.exclude = vec![gone]));
-    let done = bench.begin_cut(&[gone]);
     let mut ended = 0;
     for _ in 0..200 {
         bench.step();
@@ -375,10 +375,18 @@ fn a_cut_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
             ended += u64::from(matches!(event, Some(Event::SessionDeleted(_))));
         }
     }
-    assert_eq!(done.try_recv(), Ok(1), "block");
     assert_eq!(bench.gateway.count(counters::events_lost(0)), 0);
-    assert_eq!(ended, sessions);
+    assert_eq!(ended, LOGGED_SESSIONS);
     bench.gateway.nat64.check_invariants();
+}
+
+#[test]
+fn a_cut_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
+    let (mut bench, gone) = logged();
+    bench.change(large_blocks(|pool| pool.exclude = vec![gone]));
+    let done = bench.begin_cut(&[gone]);
+    assert_all_ends_are_told(&mut bench);
+    assert_eq!(done.try_recv(), Ok(1), "block");
 }
 
 /// A customer at the limit whose sessions are cleared opens others at once.
@@ -412,32 +420,12 @@ fn what_is_cleared_counts_nowhere_any_more() {
     assert_eq!(bench.held_by_events(), 0);
 }
 
-/// As with a cut: the log reads slowly.
 #[test]
 fn a_clearing_tells_the_end_of_every_session_and_does_not_overrun_the_log() {
-    const MAPPINGS: u16 = 6000;
-    const EVENTS_PER_TURN: usize = 256;
-    let sessions = 2 * u64::from(MAPPINGS);
-    let mut bench = Bench::empty(large_blocks(|_| {}), sessions, true);
-    bench.fill(
-        MAPPINGS,
-        |gateway| {
-            while gateway.nat64.take_event().is_some() {}
-        },
-    );
+    let (mut bench, _) = logged();
     let done = bench.clear(Filter::default());
-    let mut ended = 0;
-    for _ in 0..200 {
-        bench.step();
-        for _ in 0..EVENTS_PER_TURN {
-            let event = bench.gateway.nat64.take_event();
-            ended += u64::from(matches!(event, Some(Event::SessionDeleted(_))));
-        }
-    }
-    assert_eq!(done.try_recv(), Ok(Ok(sessions)));
-    assert_eq!(bench.gateway.count(counters::events_lost(0)), 0);
-    assert_eq!(ended, sessions);
-    bench.gateway.nat64.check_invariants();
+    assert_all_ends_are_told(&mut bench);
+    assert_eq!(done.try_recv(), Ok(Ok(LOGGED_SESSIONS)));
 }
 
 #[test]
