@@ -118,7 +118,8 @@ async fn a_dead_upstream_under_20_000_queries_takes_bounded_sockets_and_question
         for _ in 0..20 {
             let metrics = bench.server.metrics();
             in_flight = in_flight.max(metrics.upstream_in_flight.load(Ordering::Relaxed));
-            files = files.max(open_files());
+            // A list of what comes and goes may name a socket and its successor: not each time.
+            files = files.max((0..3).map(|_| open_files()).min().unwrap_or(0));
             // Names in the cache and names answered here do not need the upstream.
             let response = bench.ask_tcp("good.test.", RecordType::A).await;
             good += usize::from(response.answers.len() == 1);
@@ -136,9 +137,8 @@ async fn a_dead_upstream_under_20_000_queries_takes_bounded_sockets_and_question
 
     assert_eq!(good, 40, "other names are answered");
     assert!(in_flight <= IN_FLIGHT as u64, "{in_flight} questions");
-    // A socket for each try, perhaps with its successor while they are counted; the rest is the
-    // clients', both ends of them in this process.
-    let bound = before + 8 + 2 * IN_FLIGHT + 32;
+    // A socket for each try; the rest is the clients', both ends of them in this process.
+    let bound = before + 8 + IN_FLIGHT + 32;
     assert!(files <= bound, "{files} open files, {before} before");
     let same = bench.upstream.asked_about("same.test.", RecordType::A);
     assert!(same <= 4, "equal questions are merged: {same} of 2000");
